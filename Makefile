@@ -1,0 +1,89 @@
+# llama4d.  `make` lists the targets.  BUILD, CC and SANITIZE may be set on the command line.
+BUILD    ?= build
+SANITIZE ?=
+WERROR   ?=
+PYTHON   := /usr/bin/python3
+
+DEPS := build-essential pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev \
+        uthash-dev libinih-dev libxxhash-dev libcmocka-dev python3-pytest python3-requests clang clang-format \
+        libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+PKGS := libmicrohttpd libuv libcjson openblas libpcre2-8 inih libxxhash
+
+MACHINE  := $(shell $(CC) -dumpmachine)
+WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+            -Wcast-qual -Wwrite-strings -Wundef -Wformat=2 $(if $(WERROR),-Werror)
+# No contraction of a*b+c behind our back: a kernel that wants a fused multiply-add says so.
+CFLAGS   ?= -O2 -g
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -I. -Iinclude $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(WARN) \
+             -ffp-contract=off -fno-math-errno -fvisibility=hidden -pthread $(CFLAGS) \
+             $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+ALL_LDFLAGS = -pthread $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+LIBS     = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
+
+CORE_SRC   := $(wildcard core/*.c core/*/*.c)
+SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c))
+LIB_SRC    := $(wildcard tests/lib/*.c)
+GOLDEN_SRC := $(wildcard tests/golden/*.c)
+UNIT_SRC   := $(wildcard tests/unit/*/test_*.c)
+KERNEL_SRC := $(wildcard tests/kernels/test_*.c)
+FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
+BENCH_SRC  := $(wildcard tests/bench/*.c)
+
+obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+UNIT_BIN   := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
+KERNEL_BIN := $(patsubst %.c,$(BUILD)/%,$(KERNEL_SRC))
+BENCH_BIN  := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: help deps all run test bench asan tsan fuzz format lint install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+deps: ## install the Debian packages that are missing
+	@missing=$$(for p in $(DEPS); do \
+	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -z "$$missing" ]; then echo "all packages are installed"; exit 0; fi; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing
+
+all: $(BUILD)/llama4d $(BUILD)/golden $(UNIT_BIN) $(KERNEL_BIN) $(BENCH_BIN) ## build everything
+
+run: $(BUILD)/llama4d ## serve the demo model on 127.0.0.1:8080
+	$(BUILD)/llama4d serve --config config/llama4d.conf --model tests/models/demo
+
+# ---- what is built -------------------------------------------------------------------------------------------------
+$(BUILD)/obj/core/kernels/%_avx2.o: ISA = -mavx2 -mfma -mf16c
+$(BUILD)/obj/core/kernels/%_avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
+$(BUILD)/obj/core/kernels/%.o: CFLAGS := $(subst -O2,-O3,$(CFLAGS))
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+
+$(BUILD)/libcore.a: $(call obj,$(CORE_SRC))
+	rm -f $@ && ar rcs $@ $^
+$(BUILD)/libserver.a: $(call obj,$(SERVER_SRC))
+	rm -f $@ && ar rcs $@ $^
+$(BUILD)/libtest.a: $(call obj,$(LIB_SRC))
+	rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/llama4d: $(call obj,server/main.c) $(BUILD)/libserver.a $(BUILD)/libcore.a
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
+$(BUILD)/golden: $(call obj,$(GOLDEN_SRC)) $(BUILD)/libcore.a
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
+$(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -lcmocka -o $@
+$(BUILD)/tests/kernels/%: $(BUILD)/obj/tests/kernels/%.o $(BUILD)/libcore.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
+$(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/libtest.a $(BUILD)/libcore.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
+
+clean: ## remove what was built
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,20 @@
+/* What the processor has, and how many cores this process may use. */
+#ifndef CORE_BASE_CPU_H
+#define CORE_BASE_CPU_H
+
+#include <stdbool.h>
+
+struct cpu_features {
+    bool avx2;        /* AVX2, FMA and F16C, usable under the running kernel */
+    bool avx512;      /* AVX-512 F, BW, DQ and VL besides */
+    bool avx512_vnni; /* and VNNI */
+    bool avx512_bf16; /* and BF16 */
+    bool neon;        /* arm64 Advanced SIMD */
+};
+
+void cpu_features(struct cpu_features *features);
+
+/* cpu_threads_auto - physical cores that the affinity mask allows, at least 1. */
+int cpu_threads_auto(void);
+
+#endif

@@ -1,0 +1,52 @@
+/* KV cache: fixed-size pages from one pool, a block table per sequence and layer.
+ *
+ * A page holds the keys and values of KV_PAGE_TOKENS positions of one layer, f32:
+ *   k [n_kv_heads][KV_PAGE_TOKENS][head_dim], then v of the same shape.
+ * Position p lies in page p / KV_PAGE_TOKENS of its sequence, at slot p % KV_PAGE_TOKENS.
+ * Thread: engine. */
+#ifndef CORE_CACHE_KV_H
+#define CORE_CACHE_KV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/format/config.h"
+#include "llama4/error.h"
+
+enum { KV_PAGE_TOKENS = 32 };
+
+struct kv_pool;
+struct kv_seq;
+
+/* Bytes of one page; 0 if the product overflows. */
+size_t kv_page_bytes(const struct model_config *config);
+/* Pages that one sequence of n_tokens needs at its worst moment, when it is computed in steps of at most
+ * max_step_tokens: chunked layers hold their current chunk and what one step adds. */
+int64_t kv_pages_needed(const struct model_config *config, int64_t n_tokens, int64_t max_step_tokens);
+
+/* kv_pool_open - n_pages pages, reserved, touched only when used.  config is borrowed until close. */
+int kv_pool_open(struct kv_pool **out, const struct model_config *config, int64_t n_pages,
+                 struct l4_err *err) L4_MUST_CHECK;
+void kv_pool_close(struct kv_pool *pool); /* every sequence must be closed */
+int64_t kv_pool_free_pages(const struct kv_pool *pool);
+int64_t kv_pool_total_pages(const struct kv_pool *pool);
+
+int kv_seq_open(struct kv_seq **out, struct kv_pool *pool, struct l4_err *err) L4_MUST_CHECK;
+void kv_seq_close(struct kv_seq *seq); /* gives its pages back; NULL is allowed */
+
+/* kv_seq_reserve - pages for positions length .. length + n_tokens - 1 of every layer.
+ *   Errors: L4_E_KV_FULL (nothing was taken), L4_E_NOMEM. */
+int kv_seq_reserve(struct kv_seq *seq, int64_t n_tokens) L4_MUST_CHECK;
+/* kv_seq_advance - n_tokens more positions hold data; gives back the pages of chunked layers that no later position
+ * sees. */
+void kv_seq_advance(struct kv_seq *seq, int64_t n_tokens);
+/* kv_seq_clear - back to length 0, all pages given back. */
+void kv_seq_clear(struct kv_seq *seq);
+int64_t kv_seq_length(const struct kv_seq *seq);
+
+/* The keys (values) of one KV head in the page that holds position: [KV_PAGE_TOKENS][head_dim].  The page must be
+ * reserved and not given back. */
+float *kv_seq_k(const struct kv_seq *seq, int layer, int64_t position, int kv_head);
+float *kv_seq_v(const struct kv_seq *seq, int layer, int64_t position, int kv_head);
+
+#endif

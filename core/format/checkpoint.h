@@ -1,0 +1,59 @@
+/* A checkpoint on disk: its configuration and its tensors, bound by name, type and shape.  Weights stay mapped. */
+#ifndef CORE_FORMAT_CHECKPOINT_H
+#define CORE_FORMAT_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/format/config.h"
+#include "core/format/tensor.h"
+#include "llama4/error.h"
+
+/* The tensors of one layer; data NULL where the layer has no such tensor. */
+struct layer_weights {
+    struct tensor input_layernorm;          /* [hidden] */
+    struct tensor post_attention_layernorm; /* [hidden] */
+    struct tensor q_proj, q_bias;           /* [n_heads * head_dim, hidden], [n_heads * head_dim] */
+    struct tensor k_proj, k_bias;           /* [n_kv_heads * head_dim, hidden], ... */
+    struct tensor v_proj, v_bias;           /* as k_proj */
+    struct tensor o_proj, o_bias;           /* [hidden, n_heads * head_dim], [hidden] */
+
+    struct tensor gate_proj,
+        up_proj; /* dense: [intermediate_size_mlp, hidden]; MoE: the shared expert's [intermediate_size, hidden] */
+    struct tensor down_proj; /* [hidden, same intermediate] */
+
+    struct tensor router;       /* [n_experts, hidden] */
+    struct tensor gate_up_proj; /* [n_experts, hidden, 2 * intermediate_size]: in x out, gate first */
+    struct tensor experts_down; /* [n_experts, intermediate_size, hidden]: in x out */
+};
+
+struct checkpoint_weights {
+    struct tensor embed_tokens;   /* [vocab, hidden] */
+    struct tensor norm;           /* [hidden] */
+    struct tensor lm_head;        /* [vocab, hidden]; embed_tokens again where tied */
+    struct layer_weights *layers; /* [n_layers] */
+};
+
+struct checkpoint;
+
+/* checkpoint_open - read config.json and generation_config.json of a Hugging Face directory, map model.safetensors or
+ * the shards that model.safetensors.index.json lists, and bind every tensor the model needs.
+ *   progress (NULL is allowed) is called with 0..1 as shards are mapped.
+ *   Nothing of a tensor's data is read.  Errors: L4_E_IO, L4_E_FORMAT (names the tensor, what was expected and what was
+ *   found), L4_E_UNSUPPORTED, L4_E_NOMEM. */
+int checkpoint_open(struct checkpoint **out, const char *path, void (*progress)(void *user, double fraction),
+                    void *user, struct l4_err *err) L4_MUST_CHECK;
+void checkpoint_close(struct checkpoint *checkpoint);
+
+/* All borrowed until close. */
+const struct model_config *checkpoint_config(const struct checkpoint *checkpoint);
+const struct generation_config *checkpoint_generation_config(const struct checkpoint *checkpoint);
+const struct checkpoint_weights *checkpoint_weights(const struct checkpoint *checkpoint);
+/* DIR/tokenizer.json, or NULL if there is none. */
+const char *checkpoint_tokenizer_path(const struct checkpoint *checkpoint);
+int64_t checkpoint_parameters(const struct checkpoint *checkpoint);
+int64_t checkpoint_active_parameters(const struct checkpoint *checkpoint); /* a token's share: top-k of the experts */
+/* "f32", "f16", "bf16": the type that holds most bytes. */
+const char *checkpoint_quantization(const struct checkpoint *checkpoint);
+
+#endif

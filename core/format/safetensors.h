@@ -1,0 +1,24 @@
+/* One safetensors file, mapped read-only. */
+#ifndef CORE_FORMAT_SAFETENSORS_H
+#define CORE_FORMAT_SAFETENSORS_H
+
+#include <stddef.h>
+
+#include "core/format/tensor.h"
+#include "llama4/error.h"
+
+struct safetensors;
+
+/* safetensors_open - map a file and check its whole header: sizes, types, offsets within the file, no overlap.
+ * Only the header is read.  Errors: L4_E_IO, L4_E_FORMAT (names the file, the tensor and the reason), L4_E_NOMEM. */
+int safetensors_open(struct safetensors **out, const char *path, struct l4_err *err) L4_MUST_CHECK;
+void safetensors_close(struct safetensors *file);
+
+size_t safetensors_count(const struct safetensors *file);
+/* In the order of the header.  Borrowed until close. */
+const char *safetensors_name(const struct safetensors *file, size_t i);
+const struct tensor *safetensors_at(const struct safetensors *file, size_t i);
+/* NULL if there is none of that name. */
+const struct tensor *safetensors_find(const struct safetensors *file, const char *name);
+
+#endif

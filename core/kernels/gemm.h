@@ -1,0 +1,37 @@
+/* Parallel matrix products: a list of independent products in one dispatch of the pool. */
+#ifndef CORE_KERNELS_GEMM_H
+#define CORE_KERNELS_GEMM_H
+
+#include "core/base/pool.h"
+#include "core/kernels/kernels.h"
+
+enum gemm_impl {
+    GEMM_OWN,     /* batch-invariant */
+    GEMM_OPENBLAS /* f32 sgemm on tiles, weights widened a panel at a time; agrees to rounding, not batch-invariant */
+};
+
+/* What every operator of the model needs to run. */
+struct exec {
+    struct pool *pool; /* scratch of at least GEMM_SCRATCH_BYTES */
+    const struct kernels *kernels;
+    enum gemm_impl gemm;
+};
+
+/* y = x W^T (+ bias): x [m, k] rows ldx apart, y [m, n] rows ldy apart, bias [n] f32 or NULL. */
+struct gemm_task {
+    struct matrix w;
+    const float *bias;
+    const float *x;
+    int64_t ldx;
+    int64_t m; /* 0 is allowed and costs nothing */
+    float *y;
+    int64_t ldy;
+};
+
+/* gemm_run - all tasks, cut into tiles, in one parallel dispatch.  Tasks must not overlap in y nor read another's y.
+ *   Results do not depend on the number of threads, nor (GEMM_OWN) on m.  Thread: the pool's caller. */
+void gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_task *tasks, int n_tasks);
+
+const char *const *gemm_impl_names(void); /* "own", "openblas", NULL */
+
+#endif

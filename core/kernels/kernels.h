@@ -1,0 +1,73 @@
+/* The kernel table: one function pointer an operation, filled with the reference C first and then overwritten by what
+ * the processor has.
+ *
+ * Determinism, which everything above relies on: what a kernel computes for one row (of x, of a query) depends on that
+ * row alone, bit for bit - not on how many rows are in the call, on the row's place among them, nor on which columns
+ * are computed in the same call.  Each variant accumulates along K in one fixed order. */
+#ifndef CORE_KERNELS_KERNELS_H
+#define CORE_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/format/tensor.h"
+#include "llama4/error.h"
+
+/* How a weight matrix lies in memory.  Both are [rows][stride]. */
+enum matrix_layout {
+    MATRIX_OUT_IN, /* [n][k]: a row is one output's weights (nn.Linear) */
+    MATRIX_IN_OUT, /* [k][n]: a row is one input's weights (Llama 4 experts) */
+    MATRIX_N_LAYOUTS
+};
+
+/* A weight matrix with n outputs and k inputs; data borrowed. */
+struct matrix {
+    enum dtype type; /* DT_F32, DT_F16 or DT_BF16 */
+    enum matrix_layout layout;
+    int64_t n, k;
+    int64_t stride; /* elements from one row to the next */
+    const void *data;
+};
+
+/* gemm: y[i][j] = sum over k of x[i][k] * w(j, k), for i in 0..m-1 and j in n_begin..n_end-1.
+ *   x [m, w->k] f32, rows ldx apart      y [m, w->n] f32, rows ldy apart; only the columns n_begin..n_end-1 are touched
+ *   accumulate: y[i][j] is the starting value of the sum instead of 0
+ *   scratch [GEMM_SCRATCH_BYTES], 64-byte aligned, private to the calling thread
+ *   f16 and bf16 weights are widened exactly; products and sums are f32.  Any m >= 0, ragged n and k. */
+typedef void gemm_fn(const struct matrix *w, int64_t n_begin, int64_t n_end, const float *x, int64_t ldx, int64_t m,
+                     float *y, int64_t ldy, bool accumulate, void *scratch);
+enum { GEMM_SCRATCH_BYTES = 1 << 20 };
+
+struct kernels {
+    const char *name; /* "ref", "avx2", "avx512", "neon" */
+
+    gemm_fn *gemm[DT_N_WEIGHT_TYPES][MATRIX_N_LAYOUTS];
+
+    /* dst[i] = (float)src[i], exact */
+    void (*widen[DT_N_WEIGHT_TYPES])(float *dst, const void *src, int64_t n);
+    /* y[i] = x[i] * rsqrt(mean(x^2) + eps) * weight[i]; weight NULL = 1.  y may be x. */
+    void (*rms_norm)(float *y, const float *x, const float *weight, int64_t n, float eps);
+    /* out[i] = silu(gate[i]) * up[i], silu(v) = v / (1 + exp(-v)).  out may be gate. */
+    void (*swiglu)(float *out, const float *gate, const float *up, int64_t n);
+    /* y[i] += x[i] */
+    void (*add)(float *y, const float *x, int64_t n);
+    /* y[i] = x[i] * a.  y may be x. */
+    void (*scale)(float *y, const float *x, float a, int64_t n);
+    /* largest element, n >= 1; NAN anywhere gives NAN or any element */
+    float (*max)(const float *x, int64_t n);
+    /* y[i] = exp(x[i] - bias); returns their sum.  y may be x, or NULL for the sum alone. */
+    float (*exp_sum)(float *y, const float *x, int64_t n, float bias);
+    /* rotate neighbouring pairs (2j, 2j+1) by the angle whose cosine and sine are given: [n/2] each */
+    void (*rope)(float *x, const float *cos, const float *sin, int64_t n);
+};
+
+/* kernels_get - the best table for this processor, or the one that the environment variable L4_CPU names.
+ *   Errors: L4_E_INVALID (L4_CPU names no variant of this processor; the message lists those it has). */
+int kernels_get(const struct kernels **out, struct l4_err *err) L4_MUST_CHECK;
+/* kernels_by_name - "ref", "avx2", ...; NULL if this build or this processor has no such variant. */
+const struct kernels *kernels_by_name(const char *name);
+/* The names of all variants that this processor can run, best first, NULL-terminated. */
+const char *const *kernels_names(void);
+
+#endif

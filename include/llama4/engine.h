@@ -1,0 +1,191 @@
+/* The engine: a Llama 4 checkpoint, a KV cache, a scheduler and a thread that runs them.
+ *
+ * Three things cross between the caller and the engine thread: submit (a request, moved), cancel (a flag), and events
+ * (moved).  The engine speaks no JSON and no HTTP, prints nothing and never exits the process. */
+#ifndef LLAMA4_ENGINE_H
+#define LLAMA4_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "llama4/error.h"
+#include "llama4/text.h"
+
+struct l4_engine;
+
+enum l4_log_level { L4_LOG_ERROR, L4_LOG_WARN, L4_LOG_INFO, L4_LOG_DEBUG };
+
+struct l4_engine_options {
+    const char *model;                  /* a checkpoint directory */
+    const char *experts_implementation; /* "auto", "eager", "batched_mm", "grouped_mm" */
+    const char *gemm;                   /* "own", "openblas" */
+    int threads;                        /* 0 = physical cores that the affinity mask allows */
+    int64_t max_context_tokens;         /* 0 = the model's, bounded by 32,768 and by what the KV cache holds */
+    int64_t kv_cache_bytes;             /* 0 = see engine.c: enough for a few full contexts within a share of memory */
+    int max_running;                    /* sequences that decode together */
+    int max_queue;                      /* requests that wait; one more is refused with L4_E_QUEUE_FULL */
+    int max_step_ms;      /* a prefill chunk beside running decodes is cut so that a step stays below this */
+    int max_chunk_tokens; /* and never holds more prompt tokens than this */
+
+    /* Called from the engine thread (log: also from the opening thread); must not block; `user` is handed through. */
+    void (*wakeup)(void *user); /* events are waiting; coalesce freely */
+    void (*log)(void *user, enum l4_log_level level, const char *message);
+    /* Called from the opening thread with 0..1 while a checkpoint loads; NULL is allowed. */
+    void (*progress)(void *user, const char *what, double fraction);
+    void *user;
+};
+
+/* Fills in the defaults of every field. */
+void l4_engine_options_init(struct l4_engine_options *options);
+
+/* What experts_implementation and gemm may be: a NULL-terminated list of names. */
+const char *const *l4_engine_experts_names(void);
+const char *const *l4_engine_gemm_names(void);
+
+/* l4_engine_open - map and check a checkpoint, start the threads.  Blocks while loading; any thread.
+ *   *options and its strings are borrowed for the call only, `user` and the callbacks until close.
+ *   Errors: anything from the loader, L4_E_INVALID (names the option and what is allowed), L4_E_NOMEM. */
+int l4_engine_open(struct l4_engine **out, const struct l4_engine_options *options, struct l4_err *err) L4_MUST_CHECK;
+
+/* l4_engine_close - cancel what runs, join the threads, free.  Events not yet polled are dropped.  NULL is allowed. */
+void l4_engine_close(struct l4_engine *engine);
+
+/* Borrowed, valid until close, never NULL except the tokenizer of a checkpoint directory without tokenizer.json. */
+const struct l4_tokenizer *l4_engine_tokenizer(const struct l4_engine *engine);
+
+struct l4_engine_info {
+    const char *name;                   /* the last path component of the model */
+    const char *quantization;           /* "bf16", "f16", "f32" */
+    const char *experts_implementation; /* as configured: "auto" stays "auto" */
+    const char *gemm;
+    const char *cpu_kernels; /* "avx512", ... */
+    int threads;
+    bool batch_invariant; /* false with eager or openblas */
+    int64_t max_context_tokens;
+    int64_t model_context_tokens; /* what the checkpoint claims */
+    int64_t kv_capacity_tokens;   /* tokens of one long sequence that the KV cache holds */
+    int64_t parameters, active_parameters;
+    int32_t vocab_size;
+    /* Defaults from generation_config.json; has_* false where the file says nothing. */
+    bool has_temperature, has_top_p, has_top_k, has_repetition_penalty;
+    float temperature, top_p, repetition_penalty;
+    int top_k;
+};
+/* Borrowed strings, valid until close. */
+void l4_engine_info(const struct l4_engine *engine, struct l4_engine_info *info);
+
+/* ---- requests ------------------------------------------------------------------------------------------------------
+ */
+
+struct l4_logit_bias {
+    int32_t id;
+    float bias; /* added to the logit */
+};
+
+/* Order of application: logit_bias, penalties, temperature, top_k, top_p, min_p. */
+struct l4_sampling {
+    float temperature;        /* 0 = greedy */
+    int top_k;                /* 0 = off */
+    float top_p;              /* 1 = off; the token that crosses p is kept */
+    float min_p;              /* 0 = off; keeps p >= min_p * max */
+    float repetition_penalty; /* 1 = off; once per id seen in prompt or answer */
+    float presence_penalty;   /* 0 = off; answer only */
+    float frequency_penalty;  /* 0 = off; answer only */
+    uint64_t seed;            /* same seed, same tokens */
+    const struct l4_logit_bias *logit_bias;
+    size_t n_logit_bias;
+};
+void l4_sampling_init(struct l4_sampling *sampling); /* all off, temperature 1 */
+
+enum { L4_MAX_TOP_LOGPROBS = 20 };
+
+/* Everything is borrowed for the call of l4_engine_submit only: the engine keeps a copy of its own. */
+struct l4_request {
+    const int32_t *prompt;
+    size_t n_prompt;    /* at least 1 */
+    int64_t max_tokens; /* >= 0; -1 = to the end of the context.  0 scores the prompt and generates nothing */
+    struct l4_sampling sampling;
+    const struct l4_text *stop; /* stop strings; not part of the text */
+    size_t n_stop;
+    const int32_t *stop_ids; /* besides the model's own end tokens */
+    size_t n_stop_ids;
+    bool ignore_eos;      /* the model's own end tokens do not stop (stop_ids still do) */
+    bool show_special;    /* special tokens appear in the text */
+    bool logprobs;        /* token events carry log-probabilities ... */
+    int n_top_logprobs;   /* ... and this many alternatives, 0..L4_MAX_TOP_LOGPROBS */
+    bool prompt_logprobs; /* L4_EVENT_PROMPT events: one per prompt token, in order, before the first token */
+    const char *log_id;   /* for log lines; copied, cut at 63 bytes */
+    void *user;           /* comes back in every event */
+};
+
+/* l4_engine_submit - queue a request.  Any thread; never blocks on the model.
+ *   *id is the name that cancel takes.
+ *   Errors: L4_E_INVALID (names the field and what is allowed), L4_E_CONTEXT_LENGTH (prompt + max_tokens can never fit;
+ * the message gives both and the limit), L4_E_QUEUE_FULL, L4_E_SHUTDOWN, L4_E_NOMEM.  On error no event will come. */
+int l4_engine_submit(struct l4_engine *engine, const struct l4_request *request, uint64_t *id,
+                     struct l4_err *err) L4_MUST_CHECK;
+
+/* l4_engine_cancel - a flag: the request ends within one step with an L4_EVENT_DONE of L4_FINISH_CANCELLED.
+ * Unknown and finished ids are ignored.  Any thread. */
+void l4_engine_cancel(struct l4_engine *engine, uint64_t id);
+
+/* l4_engine_drain - from now on submit gives L4_E_SHUTDOWN; what is queued or runs goes on.  Any thread. */
+void l4_engine_drain(struct l4_engine *engine);
+
+enum l4_event_type {
+    L4_EVENT_PROMPT, /* a prompt token's log-probabilities (prompt_logprobs only); the first token's logprob is NAN */
+    L4_EVENT_TOKEN,  /* a generated token, the one that ends the answer included (is_stop_token) */
+    L4_EVENT_DONE,   /* the last event of a request that ran or was cancelled */
+    L4_EVENT_ERROR,  /* the last event of a request that failed through no fault of the request */
+};
+
+enum l4_finish { L4_FINISH_STOP, L4_FINISH_LENGTH, L4_FINISH_CANCELLED };
+
+struct l4_logprob {
+    int32_t id;
+    float logprob; /* natural log, of the raw logits */
+};
+
+struct l4_event {
+    struct l4_event *next;
+    enum l4_event_type type;
+    uint64_t id;
+    void *user;
+
+    /* PROMPT, TOKEN */
+    struct l4_logprob token; /* logprob NAN where not asked for */
+    struct l4_logprob *top;  /* [n_top], best first; owned by the event */
+    int n_top;
+    bool is_stop_token; /* TOKEN: this id ended the answer: an end token or one of stop_ids; it adds no text */
+
+    /* TOKEN, DONE: text that may be shown now: whole UTF-8, no beginning of a stop string.  May be empty; a DONE
+     * carries what was still held back.  Owned by the event. */
+    char *text;
+    size_t text_bytes;
+
+    /* DONE */
+    enum l4_finish finish;
+    int stop_index;     /* which stop string ended it, -1 if none did */
+    int32_t stop_token; /* which token id ended it, -1 if none did */
+
+    /* DONE, ERROR */
+    int64_t n_prompt, n_generated, n_cached; /* n_generated counts the stop token, too */
+    double queue_s, prefill_s, decode_s;
+    struct l4_err error; /* ERROR */
+};
+
+/* l4_engine_poll - all waiting events, oldest first, as a list that the caller owns; NULL if there are none.
+ * Events of one request are in order.  One thread at a time. */
+struct l4_event *l4_engine_poll(struct l4_engine *engine);
+void l4_event_free(struct l4_event *event); /* one event, not the list */
+
+struct l4_engine_stats {
+    int64_t n_queued, n_running;
+    int64_t kv_pages_used, kv_pages_total;
+    uint64_t steps, preemptions, prompt_tokens, generated_tokens;
+};
+/* A snapshot, any thread. */
+void l4_engine_stats(struct l4_engine *engine, struct l4_engine_stats *stats);
+
+#endif
