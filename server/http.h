@@ -1,0 +1,44 @@
+/* One HTTP request and its answer, as the API handlers see them.  libmicrohttpd stays behind this header (httpd.c).
+ *
+ * Thread: the loop's, everywhere.  A handler gets an exchange whose body has arrived whole.  It owns the exchange until
+ * one of three things happens, after which it must not touch it: it replies, it ends a stream, or its `gone` callback
+ * was called. */
+#ifndef SERVER_HTTP_H
+#define SERVER_HTTP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "llama4/buf.h"
+#include "llama4/error.h"
+
+struct http_exchange;
+
+/* Borrowed, valid while the handler owns the exchange. */
+const char *http_method(const struct http_exchange *x);
+const char *http_path(const struct http_exchange *x);                     /* decoded, without the query */
+const char *http_header(const struct http_exchange *x, const char *name); /* NULL if absent */
+const char *http_body(const struct http_exchange *x, size_t *len_bytes);
+const char *http_request_id(const struct http_exchange *x); /* the client's if sane, else ours; sent back by itself */
+
+/* http_reply - the whole answer; takes the storage of *body and leaves it empty. */
+void http_reply(struct http_exchange *x, int status, const char *content_type, struct l4_buf *take_body);
+
+/* http_reply_error - an error object.  status also chooses "type"; param and code may be NULL. */
+void http_reply_error(struct http_exchange *x, int status, const char *param, const char *code, const char *fmt, ...)
+    L4_PRINTF(5, 6);
+/* http_reply_err - the same from an engine error: one table maps codes to statuses. */
+void http_reply_err(struct http_exchange *x, const char *param, const struct l4_err *err);
+
+/* http_stream_begin - 200 with text/event-stream; keep-alive comments are sent when nothing else was for some seconds.
+ */
+void http_stream_begin(struct http_exchange *x);
+/* http_stream_send - queue bytes.  A client that does not read until the bound on queued bytes is passed counts as
+ * gone: `gone` is called later, never from inside this call. */
+void http_stream_send(struct http_exchange *x, const char *bytes, size_t len_bytes);
+void http_stream_end(struct http_exchange *x);
+
+/* http_on_gone - called at most once, when the client has gone away (or a deadline passed) before the answer ended. */
+void http_on_gone(struct http_exchange *x, void (*gone)(void *user), void *user);
+
+#endif

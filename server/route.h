@@ -1,0 +1,29 @@
+/* The table of endpoints: adding one is a row here and one file. */
+#ifndef SERVER_ROUTE_H
+#define SERVER_ROUTE_H
+
+#include "server/server.h"
+
+typedef void route_handler(struct server *server, struct http_exchange *x);
+
+enum {
+    ROUTE_NEEDS_MODEL = 1 /* 503 unless the model is ready */,
+    ROUTE_JSON_BODY = 2 /* 415 unless application/json */
+};
+
+/* X(method, path, handler, flags) */
+#define ROUTES(X)                                                                                                      \
+    X("GET", "/health", api_health, 0)                                                                                 \
+    X("GET", "/ready", api_ready, 0)                                                                                   \
+    X("GET", "/v1/models", api_models, ROUTE_NEEDS_MODEL)                                                              \
+    X("POST", "/v1/completions", api_completions, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                 \
+    X("POST", "/v1/chat/completions", api_chat_completions, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)
+
+#define X(method, path, handler, flags) route_handler handler;
+ROUTES(X)
+#undef X
+
+/* route_dispatch - find the row and call its handler, or answer 404, 405 (with Allow), 415 or 503. */
+void route_dispatch(struct server *server, struct http_exchange *x);
+
+#endif

@@ -1,0 +1,21 @@
+/* What handlers share: one struct, owned by main.c. */
+#ifndef SERVER_SERVER_H
+#define SERVER_SERVER_H
+
+#include "llama4/engine.h"
+#include "server/bridge.h"
+#include "server/http.h"
+
+enum server_state { SERVER_LOADING, SERVER_READY, SERVER_DRAINING };
+
+struct server {
+    enum server_state state;
+    struct l4_engine *engine; /* NULL while loading */
+    struct l4_engine_info info;
+    const char *model_name; /* as /v1/models reports it: the setting, else info.name */
+    long long started_s;    /* seconds since 1970 */
+    struct bridge *bridge;
+    const struct config *config;
+};
+
+#endif
