@@ -27,7 +27,7 @@ int64_t kv_pages_needed(const struct model_config *config, int64_t n_tokens, int
 /* kv_pool_open - n_pages pages, reserved, touched only when used.  config is borrowed until close. */
 int kv_pool_open(struct kv_pool **out, const struct model_config *config, int64_t n_pages,
                  struct l4_err *err) L4_MUST_CHECK;
-void kv_pool_close(struct kv_pool *pool); /* every sequence must be closed */
+void kv_pool_close(struct kv_pool *pool); /* every sequence must be closed; NULL is allowed */
 int64_t kv_pool_free_pages(const struct kv_pool *pool);
 int64_t kv_pool_total_pages(const struct kv_pool *pool);
 
