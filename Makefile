@@ -22,7 +22,8 @@ LIBS     = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
 
 CORE_SRC   := $(wildcard core/*.c core/*/*.c)
 SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c))
-LIB_SRC    := $(wildcard tests/lib/*.c)
+LIB_SRC    := $(filter-out tests/lib/fake_engine.c,$(wildcard tests/lib/*.c))
+FAKE_SRC   := $(wildcard tests/lib/fake_engine.c)
 GOLDEN_SRC := $(wildcard tests/golden/*.c)
 UNIT_SRC   := $(wildcard tests/unit/*/test_*.c)
 KERNEL_SRC := $(wildcard tests/kernels/test_*.c)
@@ -69,10 +70,17 @@ $(BUILD)/libserver.a: $(call obj,$(SERVER_SRC))
 $(BUILD)/libtest.a: $(call obj,$(LIB_SRC))
 	rm -f $@ && ar rcs $@ $^
 
+# Server tests run on the fake engine; everything else on the real one.
+$(BUILD)/libfake.a: $(call obj,$(FAKE_SRC))
+	rm -f $@ && ar rcs $@ $^
+
 $(BUILD)/llama4d: $(call obj,server/main.c) $(BUILD)/libserver.a $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
 $(BUILD)/golden: $(call obj,$(GOLDEN_SRC)) $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
+$(BUILD)/tests/unit/server/%: $(BUILD)/obj/tests/unit/server/%.o $(BUILD)/libfake.a $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -lcmocka -o $@
 $(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -lcmocka -o $@
