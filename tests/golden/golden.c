@@ -1,5 +1,6 @@
 #include "tests/golden/golden.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,12 +27,12 @@ _Noreturn void golden_fail(const char *fmt, ...) {
 char *golden_read_file(const char *path, size_t *len_bytes) {
     FILE *file = fopen(path, "rb");
     if (!file)
-        golden_fail("%s: %m", path);
+        golden_fail("%s: %s", path, strerror(errno));
     long size = -1;
     if (fseek(file, 0, SEEK_END) == 0)
         size = ftell(file);
     if (size < 0 || fseek(file, 0, SEEK_SET) != 0)
-        golden_fail("%s: %m", path);
+        golden_fail("%s: %s", path, strerror(errno));
     char *data = malloc((size_t)size + 1);
     if (!data)
         golden_fail("%s: out of memory", path);
