@@ -9,16 +9,20 @@ DEPS := build-essential pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev lib
         libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 PKGS := libmicrohttpd libuv libcjson openblas libpcre2-8 inih libxxhash
 
-MACHINE  := $(shell $(CC) -dumpmachine)
+# Asked once, when first needed: `make deps` may have to install them before.
+PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
+PKG_LIBS   = $(eval PKG_LIBS := $(shell pkg-config --libs $(PKGS)))$(PKG_LIBS)
+MAKEFLAGS += -j$(shell nproc)
+
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
             -Wcast-qual -Wwrite-strings -Wundef -Wformat=2 $(if $(WERROR),-Werror)
 # No contraction of a*b+c behind our back: a kernel that wants a fused multiply-add says so.
 CFLAGS   ?= -O2 -g
-ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -I. -Iinclude $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(WARN) \
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -I. -Iinclude $(PKG_CFLAGS) $(WARN) \
              -ffp-contract=off -fno-math-errno -fvisibility=hidden -pthread $(CFLAGS) \
              $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = -pthread $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE))
-LIBS     = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
+LIBS     = $(PKG_LIBS) -lm
 
 CORE_SRC   := $(wildcard core/*.c core/*/*.c)
 SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c))
@@ -59,7 +63,8 @@ $(BUILD)/obj/core/kernels/%_avx2.o: ISA = -mavx2 -mfma -mf16c
 $(BUILD)/obj/core/kernels/%_avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
 $(BUILD)/obj/core/kernels/%.o: CFLAGS := $(subst -O2,-O3,$(CFLAGS))
 
-$(BUILD)/obj/%.o: %.c
+# `make deps test`: nothing is compiled before the packages are there.
+$(BUILD)/obj/%.o: %.c | $(filter deps,$(MAKECMDGOALS))
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
 
@@ -90,6 +95,43 @@ $(BUILD)/tests/kernels/%: $(BUILD)/obj/tests/kernels/%.o $(BUILD)/libcore.a
 $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/libtest.a $(BUILD)/libcore.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
+
+# ---- checks --------------------------------------------------------------------------------------------------------
+test: all ## build and run every test
+	BUILD=$(BUILD) tests/run.sh unit kernels golden http
+
+asan: ## unit and HTTP tests under the address and undefined-behaviour sanitizers
+	$(MAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g' sanitized
+tsan: ## unit and HTTP tests under the thread sanitizer
+	$(MAKE) BUILD=$(BUILD)/tsan SANITIZE=thread CFLAGS='-O1 -g' sanitized
+.PHONY: sanitized
+sanitized: $(BUILD)/llama4d $(UNIT_BIN) $(KERNEL_BIN)
+	BUILD=$(BUILD) tests/run.sh unit kernels http
+
+FUZZ_SECONDS ?= 10
+FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/bin/%,$(FUZZ_SRC))
+fuzz: ## run every fuzz target for FUZZ_SECONDS
+	$(MAKE) BUILD=$(BUILD)/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined fuzz-run
+.PHONY: fuzz-run
+fuzz-run: $(FUZZ_BIN)
+	BUILD=$(BUILD) FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZ_BIN)
+$(BUILD)/bin/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/libserver.a $(BUILD)/libcore.a
+	@mkdir -p $(@D)
+	$(CC) $(subst fuzzer-no-link,fuzzer,$(ALL_LDFLAGS)) $^ $(LIBS) -o $@
+
+bench: all ## print what the engine and the server reach on this machine
+	BUILD=$(BUILD) tests/bench/run.sh
+
+format: ## let clang-format have its way
+	git ls-files -co --exclude-standard '*.c' '*.h' | grep -v tests/lint/bad | xargs clang-format -i
+lint: ## include rules, formatting, headers that compile alone; each gate with its known-bad sample
+	tests/lint/lint.sh
+
+PREFIX ?= /usr/local
+install: $(BUILD)/llama4d ## install under PREFIX (and DESTDIR)
+	install -D -m 755 $(BUILD)/llama4d $(DESTDIR)$(PREFIX)/bin/llama4d
+	install -D -m 644 config/llama4d.conf $(DESTDIR)/etc/llama4d/llama4d.conf
+	install -D -m 644 deploy/llama4d.service $(DESTDIR)/lib/systemd/system/llama4d.service
 
 clean: ## remove what was built
 	rm -rf $(BUILD)

@@ -1,0 +1,3 @@
+#include <stdio.h>
+void f(void);
+void f(void) { printf("hello"); }

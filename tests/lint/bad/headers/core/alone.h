@@ -1,0 +1,1 @@
+size_t needs_a_header(void);

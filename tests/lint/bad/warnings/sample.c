@@ -1,0 +1,1 @@
+int f(int unused) { int n; return n; }

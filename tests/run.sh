@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Runs tests and counts them.  Usage: run.sh STAGE ...   BUILD names the build directory.
+#   unit     every program of tests/unit          kernels  every variant against the reference, arm64 under qemu
+#   golden   the reference outputs, under every backend and kernel variant
+#   http     black-box tests of a running daemon
+# The last line is "N passed, N failed"; the exit status is 0 if none failed and some passed.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+BUILD=${BUILD:-build}
+export LLAMA4D_BUILD=$BUILD ASAN_OPTIONS=${ASAN_OPTIONS:-allocator_may_return_null=1} \
+    TSAN_OPTIONS=${TSAN_OPTIONS:-allocator_may_return_null=1} UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+log=$BUILD/test.log
+passed=0 failed=0
+
+check() { # NAME COMMAND...: one check; its output is shown only if it fails
+    local name=$1
+    shift
+    if "$@" >"$log" 2>&1; then
+        passed=$((passed + 1))
+    else
+        echo "FAILED  $name (exit status $?)" && tail -n 60 "$log"
+        failed=$((failed + 1))
+    fi
+}
+
+count() { # NAME COMMAND...: a runner that counts its own tests; a crash is one failure
+    local name=$1 status ok bad
+    shift
+    "$@" >"$log" 2>&1
+    status=$?
+    # cmocka: "[  PASSED  ] 3 test(s)."   pytest: "3 passed, 1 failed, 2 errors in 4s"   ours: "3 passed, 0 failed"
+    ok=$(sed -nE 's/^\[  PASSED  \] ([0-9]+) test.*/\1/p; s/^(=+ |.*, )?([0-9]+) passed.*/\2/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+    bad=$(sed -nE 's/^\[  FAILED  \] [a-z_]+: ([0-9]+) test.*/\1/p; s/^\[  FAILED  \] ([0-9]+) test.*/\1/p; s/^(=+ |.*, )?([0-9]+) failed.*/\2/p' "$log" |
+        awk '{ n += $1 } END { print n + 0 }')
+    if [ "$status" != 0 ] || [ "$ok" = 0 ]; then
+        [ "$bad" != 0 ] || bad=1
+        echo "FAILED  $name (exit status $status)" && grep -vE '^\[ (RUN|      OK)' "$log" | tail -n 80
+    fi
+    echo "$ok passed, $bad failed: $name"
+    passed=$((passed + ok)) failed=$((failed + bad))
+}
+
+stage_unit() {
+    for program in "$BUILD"/tests/unit/*/test_*; do
+        count "${program#"$BUILD"/}" "$program"
+    done
+}
+
+stage_kernels() {
+    count "kernels, native" "$BUILD/tests/kernels/test_kernels"
+    [ ! -e "$BUILD/arm64/test_kernels" ] || count "kernels, arm64 under qemu" qemu-aarch64 "$BUILD/arm64/test_kernels" --quick
+}
+
+stage_golden() {
+    local golden=$BUILD/golden models=tests/models fixtures=tests/fixtures dirs
+    dirs=$(for d in scout maverick interp top2 multimodal; do echo "$fixtures/$d"; done)
+    for cpu in $("$golden" variants); do
+        export L4_CPU=$cpu
+        # shellcheck disable=SC2086
+        check "golden model, $cpu, every backend" "$golden" model --experts all $dirs
+        # shellcheck disable=SC2086
+        check "golden model, $cpu, openblas" "$golden" model --gemm openblas $dirs
+        check "golden experts, $cpu" "$golden" experts --experts all "$fixtures/experts.safetensors"
+        check "golden generate, $cpu" "$golden" generate "$models/demo" "$fixtures/demo.golden.json"
+        check "golden sampler, $cpu" "$golden" sampler "$fixtures/samplers"
+    done
+    unset L4_CPU
+    check "golden text" "$golden" text "$models/demo" "$fixtures/demo.golden.json"
+    check "golden pretokenize" "$golden" pretokenize "$fixtures/pretokenize.json"
+}
+
+stage_http() {
+    count "http" /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/http
+}
+
+for stage in "$@"; do
+    echo "== $stage"
+    "stage_$stage"
+done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
