@@ -69,14 +69,18 @@ $(BUILD)/obj/%.o: %.c | $(filter deps,$(MAKECMDGOALS))
 	$(CC) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
 
 $(BUILD)/libcore.a: $(call obj,$(CORE_SRC))
+	@mkdir -p $(@D)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/libserver.a: $(call obj,$(SERVER_SRC))
+	@mkdir -p $(@D)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/libtest.a: $(call obj,$(LIB_SRC))
+	@mkdir -p $(@D)
 	rm -f $@ && ar rcs $@ $^
 
 # Server tests run on the fake engine; everything else on the real one.
 $(BUILD)/libfake.a: $(call obj,$(FAKE_SRC))
+	@mkdir -p $(@D)
 	rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/llama4d: $(call obj,server/main.c) $(BUILD)/libserver.a $(BUILD)/libcore.a
