@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "llama4/buf.h"
 #include "llama4/error.h"
@@ -18,10 +19,16 @@ struct http_exchange;
 const char *http_method(const struct http_exchange *x);
 const char *http_path(const struct http_exchange *x);                     /* decoded, without the query */
 const char *http_header(const struct http_exchange *x, const char *name); /* NULL if absent */
-const char *http_body(const struct http_exchange *x, size_t *len_bytes);
+const char *http_body(const struct http_exchange *x, size_t *len_bytes);  /* NUL-terminated, never NULL */
 const char *http_request_id(const struct http_exchange *x); /* the client's if sane, else ours; sent back by itself */
 
-/* http_reply - the whole answer; takes the storage of *body and leaves it empty. */
+/* http_add_header - one more header of the answer; before the reply or the beginning of the stream.  Copied. */
+void http_add_header(struct http_exchange *x, const char *name, const char *value);
+/* http_note_tokens - what the access log line says about the request; may be called again with newer numbers. */
+void http_note_tokens(struct http_exchange *x, int64_t prompt_tokens, int64_t completion_tokens);
+
+/* http_reply - the whole answer; takes the storage of *body and leaves it empty.  A body whose `failed` is set becomes
+ * a 500. */
 void http_reply(struct http_exchange *x, int status, const char *content_type, struct l4_buf *take_body);
 
 /* http_reply_error - an error object.  status also chooses "type"; param and code may be NULL. */
@@ -33,12 +40,25 @@ void http_reply_err(struct http_exchange *x, const char *param, const struct l4_
 /* http_stream_begin - 200 with text/event-stream; keep-alive comments are sent when nothing else was for some seconds.
  */
 void http_stream_begin(struct http_exchange *x);
-/* http_stream_send - queue bytes.  A client that does not read until the bound on queued bytes is passed counts as
- * gone: `gone` is called later, never from inside this call. */
+/* http_stream_send - queue bytes; all that is queued in one turn of the loop goes out together.  A client that does not
+ * read until the bound on queued bytes is passed counts as gone: `gone` is called later, never from inside this call.
+ */
 void http_stream_send(struct http_exchange *x, const char *bytes, size_t len_bytes);
 void http_stream_end(struct http_exchange *x);
+/* http_stream_fail - send one chunk with an error object, then end the stream. */
+void http_stream_fail(struct http_exchange *x, const struct l4_err *err);
 
-/* http_on_gone - called at most once, when the client has gone away (or a deadline passed) before the answer ended. */
+/* http_on_gone - called at most once, when the client has gone away (or a deadline passed) before the answer ended.
+ * NULL unsets it; a handler that wants nothing more to do with an exchange replies or ends it. */
 void http_on_gone(struct http_exchange *x, void (*gone)(void *user), void *user);
+
+/* ---- error objects (http_error.c) ----------------------------------------------------------------------------------
+ */
+
+/* The status and the "code" (NULL = null) that an engine error becomes. */
+int http_err_status(int l4_code);
+const char *http_err_code(int l4_code);
+/* http_error_json - append {"error": {"message", "type", "param", "code"}}; param and code may be NULL. */
+void http_error_json(struct l4_buf *out, int status, const char *param, const char *code, const char *message);
 
 #endif

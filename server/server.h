@@ -1,9 +1,10 @@
-/* What handlers share: one struct, owned by main.c. */
+/* What handlers share: one struct, owned by serve.c. */
 #ifndef SERVER_SERVER_H
 #define SERVER_SERVER_H
 
 #include "llama4/engine.h"
 #include "server/bridge.h"
+#include "server/config.h"
 #include "server/http.h"
 
 enum server_state { SERVER_LOADING, SERVER_READY, SERVER_DRAINING };
