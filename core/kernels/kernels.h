@@ -32,7 +32,7 @@ struct matrix {
 
 /* gemm: y[i][j] = sum over k of x[i][k] * w(j, k), for i in 0..m-1 and j in n_begin..n_end-1.
  *   x [m, w->k] f32, rows ldx apart      y [m, w->n] f32, rows ldy apart; only the columns n_begin..n_end-1 are touched
- *   accumulate: y[i][j] is the starting value of the sum instead of 0
+ *   accumulate: y[i][j] is added to the sum (where it enters is fixed by the variant and the layout)
  *   scratch [GEMM_SCRATCH_BYTES], 64-byte aligned, private to the calling thread
  *   f16 and bf16 weights are widened exactly; products and sums are f32.  Any m >= 0, ragged n and k. */
 typedef void gemm_fn(const struct matrix *w, int64_t n_begin, int64_t n_end, const float *x, int64_t ldx, int64_t m,

@@ -1,0 +1,158 @@
+/* Cuts matrix products into tiles and runs them in one dispatch.  The list of tiles is never written down: a tile's
+ * number leads to its task through running totals over groups of tasks, and to its place by division. */
+#include "core/kernels/gemm.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <string.h>
+
+#include "core/kernels/gemm_openblas.h"
+
+enum {
+    MAX_GROUPS = 256,       /* of tasks; their running totals live on the stack */
+    COLUMN_UNIT = 16,       /* tiles begin on multiples: a cache line of y belongs to one thread */
+    TILES_PER_THREAD = 8,   /* wanted: enough to even out threads of different speed */
+    TILE_MIN_MACS = 1 << 15 /* some microseconds */
+};
+
+/* The most that one tile takes.  Few rows: the product is bound by reading weights, in long runs. */
+struct tile_limit {
+    int64_t few_rows; /* up to this many rows ... */
+    int64_t few_rows_columns;
+    int64_t rows, columns;
+    int64_t
+        band_bytes; /* of x: tiles go through all columns before they leave a band of rows, so that x stays cached */
+};
+static const struct tile_limit LIMITS[][MATRIX_N_LAYOUTS] = {
+    [GEMM_OWN] = {{8, 1024, 96, 64, 8 << 20}, {8, 2048, 96, 256, 8 << 20}},
+    [GEMM_OPENBLAS] = {{8, 1024, 1024, 512, 8 << 20}, {8, 2048, 1024, 512, 8 << 20}},
+};
+
+/* How one task is cut. */
+struct cut {
+    int64_t rows, columns; /* of a tile */
+    int64_t row_tiles, column_tiles;
+};
+
+struct job {
+    const struct exec *exec;
+    enum gemm_impl impl;
+    const struct gemm_task *tasks;
+    int n_tasks;
+    int group; /* tasks a group */
+    int64_t tile_macs;
+    int64_t tiles_before[MAX_GROUPS + 1]; /* tiles_before[g]: those of all groups before g */
+};
+
+static int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+static int64_t max_i64(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+static int64_t div_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+static int64_t task_macs(const struct gemm_task *task) {
+    return task->m * task->w.n * max_i64(task->w.k, 1);
+}
+
+static struct cut task_cut(const struct job *job, const struct gemm_task *task) {
+    if (task->m <= 0 || task->w.n <= 0)
+        return (struct cut){0};
+    const struct tile_limit *limit = &LIMITS[job->impl][task->w.layout];
+    const bool few = task->m <= limit->few_rows;
+    struct cut cut = {.row_tiles = few ? 1 : div_up(task->m, limit->rows)};
+    cut.rows = div_up(task->m, cut.row_tiles);
+    const int64_t wanted = job->tile_macs / (cut.rows * max_i64(task->w.k, 1));
+    const int64_t most = min_i64(wanted, few ? limit->few_rows_columns : limit->columns);
+    cut.columns = max_i64(div_up(most, COLUMN_UNIT), 1) * COLUMN_UNIT;
+    cut.column_tiles = div_up(task->w.n, cut.columns);
+    cut.columns = div_up(div_up(task->w.n, cut.column_tiles), COLUMN_UNIT) * COLUMN_UNIT; /* all about equal */
+    cut.column_tiles = div_up(task->w.n, cut.columns);
+    return cut;
+}
+
+static void run_tile(const struct job *job, const struct gemm_task *task, const struct cut *cut, int64_t tile,
+                     void *scratch) {
+    /* band of rows, then column, then row inside the band */
+    const int64_t row_bytes = max_i64(task->w.k, 1) * (int64_t)sizeof(float);
+    const int64_t fitting = LIMITS[job->impl][task->w.layout].band_bytes / (cut->rows * row_bytes);
+    const int64_t band_tiles = min_i64(max_i64(fitting, 1), cut->row_tiles);
+    const int64_t band = tile / (band_tiles * cut->column_tiles);
+    const int64_t in_band = tile % (band_tiles * cut->column_tiles);
+    const int64_t height = min_i64(band_tiles, cut->row_tiles - band * band_tiles);
+    const int64_t row = (band * band_tiles + in_band % height) * cut->rows;
+    const int64_t column = in_band / height * cut->columns;
+    const int64_t rows = min_i64(cut->rows, task->m - row);
+    const int64_t column_end = min_i64(column + cut->columns, task->w.n);
+
+    const float *x = task->x + row * task->ldx;
+    float *y = task->y + row * task->ldy;
+    for (int64_t i = 0; i < rows && task->bias; i++)
+        memcpy(y + i * task->ldy + column, task->bias + column, (size_t)(column_end - column) * sizeof(float));
+    const struct kernels *kernels = job->exec->kernels;
+    const bool accumulate = task->bias != NULL;
+    if (job->impl == GEMM_OPENBLAS)
+        gemm_openblas_tile(kernels, &task->w, column, column_end, x, task->ldx, rows, y, task->ldy, accumulate,
+                           scratch);
+    else
+        kernels->gemm[task->w.type][task->w.layout](&task->w, column, column_end, x, task->ldx, rows, y, task->ldy,
+                                                    accumulate, scratch);
+}
+
+static void work(void *ctx, int item, int thread) {
+    const struct job *job = ctx;
+    int low = 0, high = (job->n_tasks - 1) / job->group; /* the last group with tiles_before <= item */
+    while (low < high) {
+        const int middle = (low + high + 1) / 2;
+        if (job->tiles_before[middle] <= item)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    int64_t tile = item - job->tiles_before[low];
+    for (int t = low * job->group;; t++) {
+        const struct cut cut = task_cut(job, &job->tasks[t]);
+        const int64_t tiles = cut.row_tiles * cut.column_tiles;
+        if (tile < tiles) {
+            run_tile(job, &job->tasks[t], &cut, tile, pool_scratch(job->exec->pool, thread));
+            return;
+        }
+        tile -= tiles;
+    }
+}
+
+void gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_task *tasks, int n_tasks) {
+    if (n_tasks <= 0)
+        return;
+    assert(pool_scratch_bytes(exec->pool) >= GEMM_SCRATCH_BYTES);
+    struct job job = {.exec = exec, .impl = impl, .tasks = tasks, .n_tasks = n_tasks};
+    int64_t macs = 0;
+    for (int t = 0; t < n_tasks; t++)
+        macs += task_macs(&tasks[t]);
+    const int n_threads = pool_n_threads(exec->pool);
+    job.tile_macs = max_i64(macs / ((int64_t)n_threads * TILES_PER_THREAD), TILE_MIN_MACS);
+    job.group = (int)div_up(n_tasks, MAX_GROUPS);
+    int64_t tiles = 0;
+    for (int t = 0; t < n_tasks; t++) {
+        if (t % job.group == 0)
+            job.tiles_before[t / job.group] = tiles;
+        const struct cut cut = task_cut(&job, &tasks[t]);
+        tiles += cut.row_tiles * cut.column_tiles;
+    }
+    assert(tiles <= INT_MAX);
+    pool_for(exec->pool, (int)tiles, work, &job);
+}
+
+const char *const *gemm_impl_names(void) {
+    static const char *const NAMES[] = {
+        [GEMM_OWN] = "own",
+#if !defined(L4_NO_OPENBLAS)
+        [GEMM_OPENBLAS] = "openblas",
+#endif
+        NULL,
+    };
+    return NAMES;
+}

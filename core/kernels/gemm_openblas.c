@@ -1,0 +1,69 @@
+/* OpenBLAS on tiles.  Half-precision weights are expanded a panel at a time into the thread's scratch. */
+#include "core/kernels/gemm_openblas.h"
+
+#include <stdlib.h>
+
+#if defined(L4_NO_OPENBLAS) /* the cross-built kernel tests; gemm_impl_names does not offer it then */
+void gemm_openblas_tile(const struct kernels *kernels, const struct matrix *w, int64_t n_begin, int64_t n_end,
+                        const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy, bool accumulate, void *scratch) {
+    (void)kernels, (void)w, (void)n_begin, (void)n_end, (void)x, (void)ldx, (void)m, (void)y, (void)ldy,
+        (void)accumulate, (void)scratch;
+    abort();
+}
+#else
+
+#include <cblas.h>
+#include <pthread.h>
+#include <string.h>
+
+enum { PANEL_K = 1024, PANEL_COLUMNS = GEMM_SCRATCH_BYTES / (int)sizeof(float) / PANEL_K };
+
+static int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static void single_thread(void) {
+    openblas_set_num_threads(1);
+}
+
+/* y += x W^T or y += x W, W the f32 panel at w */
+static void multiply_add(enum matrix_layout layout, const float *w, int64_t stride, int64_t n, int64_t k,
+                         const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy) {
+    const CBLAS_TRANSPOSE trans = layout == MATRIX_OUT_IN ? CblasTrans : CblasNoTrans;
+    if (m == 1) { /* sgemm streams the weights of a single row much slower */
+        const CBLAS_TRANSPOSE turned = layout == MATRIX_OUT_IN ? CblasNoTrans : CblasTrans;
+        const int64_t rows = layout == MATRIX_OUT_IN ? n : k, columns = layout == MATRIX_OUT_IN ? k : n;
+        cblas_sgemv(CblasRowMajor, turned, (blasint)rows, (blasint)columns, 1.0f, w, (blasint)stride, x, 1, 1.0f, y, 1);
+        return;
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, trans, (blasint)m, (blasint)n, (blasint)k, 1.0f, x, (blasint)ldx, w,
+                (blasint)stride, 1.0f, y, (blasint)ldy);
+}
+
+void gemm_openblas_tile(const struct kernels *kernels, const struct matrix *w, int64_t n_begin, int64_t n_end,
+                        const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy, bool accumulate, void *scratch) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, single_thread);
+    for (int64_t i = 0; i < m && !accumulate; i++)
+        memset(y + i * ldy + n_begin, 0, (size_t)(n_end - n_begin) * sizeof(float));
+    if (w->k == 0 || m == 0 || n_begin >= n_end)
+        return;
+    const bool by_output = w->layout == MATRIX_OUT_IN;
+    if (w->type == DT_F32) {
+        const float *first = (const float *)w->data + n_begin * (by_output ? w->stride : 1);
+        multiply_add(w->layout, first, w->stride, n_end - n_begin, w->k, x, ldx, m, y + n_begin, ldy);
+        return;
+    }
+    for (int64_t j = n_begin; j < n_end; j += PANEL_COLUMNS) {
+        const int64_t n = min_i64(PANEL_COLUMNS, n_end - j);
+        for (int64_t k0 = 0; k0 < w->k; k0 += PANEL_K) {
+            const int64_t k = min_i64(PANEL_K, w->k - k0);
+            const int64_t rows = by_output ? n : k, columns = by_output ? k : n;
+            const uint16_t *src = (const uint16_t *)w->data + (by_output ? j * w->stride + k0 : k0 * w->stride + j);
+            for (int64_t r = 0; r < rows; r++)
+                kernels->widen[w->type]((float *)scratch + r * columns, src + r * w->stride, columns);
+            multiply_add(w->layout, scratch, columns, n, k, x + k0, ldx, m, y + j, ldy);
+        }
+    }
+}
+#endif

@@ -1,0 +1,70 @@
+/* The registry of variants: builds each table once, picks one by processor or by L4_CPU. */
+#include "core/kernels/kernels.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/cpu.h"
+#include "core/kernels/variants.h"
+
+static bool have_ref(const struct cpu_features *cpu) {
+    (void)cpu;
+    return true;
+}
+
+/* Best first; the reference runs everywhere. */
+static const struct variant {
+    const char *name;
+    bool (*have)(const struct cpu_features *cpu);
+    void (*fill)(struct kernels *table);
+} VARIANTS[] = {
+    {"ref", have_ref, kernels_fill_ref},
+};
+enum { N_VARIANTS = sizeof VARIANTS / sizeof *VARIANTS };
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static struct kernels tables[N_VARIANTS]; /* those that this processor can run, best first */
+static const char *names[N_VARIANTS + 1];
+
+static void build_tables(void) {
+    struct cpu_features cpu;
+    cpu_features(&cpu);
+    int n = 0;
+    for (int i = 0; i < N_VARIANTS; i++) {
+        if (!VARIANTS[i].have(&cpu))
+            continue;
+        kernels_fill_ref(&tables[n]);
+        VARIANTS[i].fill(&tables[n]);
+        tables[n].name = VARIANTS[i].name;
+        names[n++] = VARIANTS[i].name;
+    }
+}
+
+const char *const *kernels_names(void) {
+    pthread_once(&once, build_tables);
+    return names;
+}
+
+const struct kernels *kernels_by_name(const char *name) {
+    const char *const *known = kernels_names();
+    for (int i = 0; known[i]; i++) {
+        if (strcmp(known[i], name) == 0)
+            return &tables[i];
+    }
+    return NULL;
+}
+
+int kernels_get(const struct kernels **out, struct l4_err *err) {
+    const char *const *known = kernels_names();
+    const char *wanted = getenv("L4_CPU");
+    *out = wanted && *wanted ? kernels_by_name(wanted) : &tables[0];
+    if (*out)
+        return L4_OK;
+    char list[64] = "";
+    for (int i = 0; known[i]; i++) {
+        strncat(list, i ? ", " : "", sizeof list - strlen(list) - 1);
+        strncat(list, known[i], sizeof list - strlen(list) - 1);
+    }
+    return l4_err_set(err, L4_E_INVALID, "L4_CPU=%s: no such kernels on this processor, which has: %s", wanted, list);
+}
