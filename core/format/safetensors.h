@@ -9,8 +9,12 @@
 
 struct safetensors;
 
-/* safetensors_open - map a file and check its whole header: sizes, types, offsets within the file, no overlap.
- * Only the header is read.  Errors: L4_E_IO, L4_E_FORMAT (names the file, the tensor and the reason), L4_E_NOMEM. */
+/* safetensors_open - map a file and check its whole header: types, shapes, every byte of the data section belonging to
+ * exactly one tensor.  Only the header is read; a tensor's pages come in when they are first touched.
+ *   Tensors are mapped, so they must lie aligned to their element size.  The writers of the safetensors library pad the
+ *   header and put wide types first; a file of another writer that does not is refused rather than copied.
+ *   Errors: L4_E_NOT_FOUND, L4_E_IO, L4_E_FORMAT (names the file, the tensor and the reason), L4_E_NOMEM.
+ *   Source: the format description in the safetensors repository. */
 int safetensors_open(struct safetensors **out, const char *path, struct l4_err *err) L4_MUST_CHECK;
 void safetensors_close(struct safetensors *file);
 

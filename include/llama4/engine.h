@@ -188,4 +188,11 @@ struct l4_engine_stats {
 /* A snapshot, any thread. */
 void l4_engine_stats(struct l4_engine *engine, struct l4_engine_stats *stats);
 
+/* l4_install_fault_handler - for SIGBUS: when a checkpoint file is truncated, or its disk fails, while it is mapped,
+ * write "error: FILE: truncated, or no longer readable, while in use" to descriptor 2 and _exit(exit_status).  A SIGBUS
+ * from elsewhere keeps its default action.  Call once, before l4_engine_open; process-wide.  This is the one place
+ * where the engine prints and exits: in a signal handler nobody is left who could be told otherwise.
+ *   Returns 0 or L4_E_INTERNAL. */
+int l4_install_fault_handler(int exit_status) L4_MUST_CHECK;
+
 #endif

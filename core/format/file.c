@@ -1,0 +1,57 @@
+#include "core/format/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int file_open(const char *path, int *fd, uint64_t *size_bytes, struct l4_err *err) {
+    /* Without O_NONBLOCK the open of a FIFO waits for a writer. */
+    int opened = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (opened < 0)
+        return l4_err_set(err, errno == ENOENT || errno == ENOTDIR ? L4_E_NOT_FOUND : L4_E_IO, "%s: %s", path,
+                          strerror(errno));
+    struct stat st;
+    int rc = 0;
+    if (fstat(opened, &st) != 0)
+        rc = l4_err_set(err, L4_E_IO, "%s: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode))
+        rc = l4_err_set(err, L4_E_IO, "%s: not a regular file", path);
+    if (rc != 0) {
+        close(opened);
+        return rc;
+    }
+    *fd = opened;
+    *size_bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+int file_read(int fd, const char *path, uint64_t offset, size_t n_bytes, char **text, struct l4_err *err) {
+    char *copy = n_bytes < SIZE_MAX ? malloc(n_bytes + 1) : NULL;
+    if (copy == NULL)
+        return l4_err_set(err, L4_E_NOMEM, "%s: out of memory for %zu bytes", path, n_bytes);
+    size_t done = 0;
+    while (done < n_bytes) {
+        ssize_t got = pread(fd, copy + done, n_bytes - done, (off_t)(offset + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            int rc = got < 0 ? l4_err_set(err, L4_E_IO, "%s: %s", path, strerror(errno))
+                             : l4_err_set(err, L4_E_IO, "%s: ends at byte %llu, expected %zu more", path,
+                                          (unsigned long long)(offset + done), n_bytes - done);
+            free(copy);
+            return rc;
+        }
+        done += (size_t)got;
+    }
+    copy[n_bytes] = '\0';
+    *text = copy;
+    return 0;
+}
+
+const char *file_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
