@@ -85,7 +85,9 @@ struct l4_tool_call {
 /* role: "system", "user", "assistant", "tool" or "ipython"; others pass through as they are. */
 struct l4_message {
     const char *role;
-    struct l4_text content; /* text parts already joined */
+    struct l4_text content;      /* text parts already joined */
+    const size_t *image_offsets; /* where in content an image stands, ascending; bytes of content before it */
+    size_t n_images;
     const struct l4_tool_call *tool_calls;
     size_t n_tool_calls;
 };
@@ -96,20 +98,24 @@ struct l4_chat {
     const struct l4_text *tools_json; /* one JSON object each, in the order given */
     size_t n_tools;
     bool add_generation_prompt;
-    bool continue_final_message; /* leave the last assistant turn open: no <|eot|>, no new header */
+    bool continue_final_message; /* leave the last assistant turn open: no <|eot|>, no new header whatever the above */
 };
 
-/* l4_chat_encode - the prompt of a chat as token ids (appended to *tokens) and, where text is not NULL, as text.
- *   Template markers become special tokens; the same characters inside message content stay ordinary text.
- *   Errors: L4_E_INVALID (message names the message or tool: not JSON, tools without a user turn), L4_E_NOMEM,
- *   L4_E_UNSUPPORTED (the vocabulary lacks a marker).
+/* l4_chat_encode - the prompt of a chat as token ids and, where text is not NULL, as text; both are appended to.
+ *   Template markers become special tokens; the same characters inside message content stay ordinary text.  Invalid
+ *   UTF-8 is taken as in l4_encode.  With tools the first turn after the system message carries them as a user turn.
+ *   Errors: L4_E_INVALID (message names the message or tool: not JSON, tools without a turn to sit in, an image in a
+ *   tool result, a last message to continue that is not the assistant's), L4_E_NOMEM, L4_E_UNSUPPORTED (the vocabulary
+ *   lacks a marker); *tokens and *text keep what they held before.
  *   Source: the Llama 4 chat template. */
 int l4_chat_encode(const struct l4_tokenizer *tokenizer, const struct l4_chat *chat, struct l4_tokens *tokens,
                    struct l4_buf *text, struct l4_err *err) L4_MUST_CHECK;
 
 /* l4_json_python - rewrite a JSON text as Python's json.dumps(json.loads(text), ensure_ascii=False, indent=indent)
- * would. indent 0 = one line with ", " and ": ".  Errors: L4_E_INVALID (byte offset and reason; nesting deeper than
- * 512), L4_E_NOMEM. */
+ * would, appended to *out.  indent 0 = one line with ", " and ": ".  Whole numbers keep their digits, of equal keys
+ * the last value counts.
+ *   Errors: L4_E_INVALID (byte offset and reason; nesting deeper than 512, NaN, Infinity and numbers that overflow,
+ *   half surrogate pairs, whole numbers of more than 4300 digits), L4_E_NOMEM. */
 int l4_json_python(const char *json, size_t len_bytes, int indent, struct l4_buf *out,
                    struct l4_err *err) L4_MUST_CHECK;
 

@@ -11,6 +11,8 @@ static const struct {
     const char *usage;
     int (*run)(int argc, char **argv);
 } commands[] = {
+    {"text", "MODEL FILE.json", golden_text},
+    {"pretokenize", "FILE.json", golden_pretokenize},
     {NULL, NULL, NULL}, /* ends the table */
 };
 

@@ -12,6 +12,9 @@
  * GOLDEN_USAGE to have the usage line printed (exit status 2). */
 enum { GOLDEN_OK = 0, GOLDEN_MISMATCH = 1, GOLDEN_USAGE = 2 };
 
+int golden_text(int argc, char **argv);
+int golden_pretokenize(int argc, char **argv);
+
 /* golden_read_file - the whole file, malloc'ed, with a NUL after its last byte; exits with a message when it cannot be
  * read. */
 char *golden_read_file(const char *path, size_t *len_bytes);

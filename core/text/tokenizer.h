@@ -1,0 +1,46 @@
+/* The tokenizer's insides and how a loader fills them: new, add_token..., add_added..., add_merge..., finish.
+ * Loaders: tokenizer_json.c. */
+#ifndef CORE_TEXT_TOKENIZER_H
+#define CORE_TEXT_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/text/added.h"
+#include "core/text/pretokenize.h"
+#include "core/text/vocab.h"
+#include "llama4/text.h"
+
+struct l4_tokenizer {
+    struct vocab vocab;
+    struct added added;
+    struct pretokenizer *pretokenizer;
+    int32_t byte_ids[256]; /* the token of each single byte */
+    int32_t bos;           /* -1 = none */
+    bool ignore_merges;    /* a word that is a token is taken whole, whatever the merges say */
+};
+
+int tokenizer_new(struct l4_tokenizer **out, struct l4_err *err) L4_MUST_CHECK;
+
+/* tokenizer_add_token - a token of the vocabulary, spelled in the byte-level alphabet.  Errors: as vocab_add. */
+int tokenizer_add_token(struct l4_tokenizer *tokenizer, int64_t id, const char *text, size_t len_bytes,
+                        struct l4_err *err) L4_MUST_CHECK;
+
+/* tokenizer_add_added - an added token, spelled as it stands in the text; its id is new, or that of the vocabulary's
+ * token of the same text.  After every tokenizer_add_token, before every tokenizer_add_merge.
+ *   Errors: as vocab_add and added_insert; L4_E_FORMAT where the id or the text belongs to another token. */
+int tokenizer_add_added(struct l4_tokenizer *tokenizer, int64_t id, const char *text, size_t len_bytes, bool special,
+                        struct l4_err *err) L4_MUST_CHECK;
+
+/* tokenizer_add_merge - the next merge in order of rank, both parts spelled in the byte-level alphabet.
+ *   Errors: as vocab_add_merge. */
+int tokenizer_add_merge(struct l4_tokenizer *tokenizer, const char *left, size_t left_bytes, const char *right,
+                        size_t right_bytes, struct l4_err *err) L4_MUST_CHECK;
+
+/* tokenizer_finish - the regular expression that splits text into words; nothing is added after this.
+ *   Errors: as pretokenizer_open; L4_E_UNSUPPORTED (a byte has no token of its own). */
+int tokenizer_finish(struct l4_tokenizer *tokenizer, const char *pattern, size_t len_bytes,
+                     struct l4_err *err) L4_MUST_CHECK;
+
+#endif
