@@ -56,9 +56,10 @@ struct generation_config {
 };
 
 /* model_config_read - read and check DIR/config.json (llama4 or llama4_text), old and new spellings, transformers'
- * defaults for missing keys.
- *   Errors: L4_E_IO, L4_E_FORMAT, L4_E_UNSUPPORTED; the message names the file, the key, what was found and what is
- * allowed. */
+ * defaults for missing keys; null counts as missing, except that transformers gives a null num_key_value_heads or
+ * head_dim a meaning.  A failed read leaves *config unspecified.
+ *   Errors: L4_E_NOT_FOUND, L4_E_IO, L4_E_FORMAT, L4_E_UNSUPPORTED, L4_E_NOMEM; the message names the file, the key,
+ * what was found and what is allowed. Source: transformers' configuration_llama4.py and modeling_rope_utils.py. */
 int model_config_read(struct model_config *config, const char *dir, struct l4_err *err) L4_MUST_CHECK;
 
 /* generation_config_read - DIR/generation_config.json; a missing file leaves *config empty and is no error. */

@@ -13,12 +13,31 @@ static bool have_ref(const struct cpu_features *cpu) {
     return true;
 }
 
+#if defined(__x86_64__)
+static bool have_avx512(const struct cpu_features *cpu) {
+    return cpu->avx512;
+}
+static bool have_avx2(const struct cpu_features *cpu) {
+    return cpu->avx2;
+}
+#elif defined(__aarch64__)
+static bool have_neon(const struct cpu_features *cpu) {
+    return cpu->neon;
+}
+#endif
+
 /* Best first; the reference runs everywhere. */
 static const struct variant {
     const char *name;
     bool (*have)(const struct cpu_features *cpu);
     void (*fill)(struct kernels *table);
 } VARIANTS[] = {
+#if defined(__x86_64__)
+    {"avx512", have_avx512, kernels_fill_avx512},
+    {"avx2", have_avx2, kernels_fill_avx2},
+#elif defined(__aarch64__)
+    {"neon", have_neon, kernels_fill_neon},
+#endif
     {"ref", have_ref, kernels_fill_ref},
 };
 enum { N_VARIANTS = sizeof VARIANTS / sizeof *VARIANTS };

@@ -23,15 +23,17 @@ struct experts_backend;
 /* experts_forward - out[t] = sum over k of expert(top_k_index[t][k])(top_k_weights[t][k] * hidden_states[t])
  *   hidden_states [n_tokens, hidden_size] f32, borrowed      out [n_tokens, hidden_size] f32, caller's
  *   top_k_index   [n_tokens, top_k] i32, 0..num_experts; num_experts = lives elsewhere: adds nothing, costs nothing,
- * and its weight is not looked at top_k_weights [n_tokens, top_k] f32; multiplies the expert's INPUT expert(v) =
- * (silu(v @ gate) * (v @ up)) @ down.  The sum over k is taken in the order of k. arena: working storage, reset by the
- * caller between steps. Errors: L4_E_NOMEM (out untouched).  Thread: engine.  Source: Llama 4 reference MoE, Hugging
- * Face modeling_llama4. */
+ *                 and its weight is not looked at
+ *   top_k_weights [n_tokens, top_k] f32; multiplies the expert's INPUT
+ *   expert(v) = (silu(v @ gate) * (v @ up)) @ down.  The sum over k is taken in the order of k.
+ *   arena: working storage; the caller resets it between calls.
+ *   Errors: L4_E_NOMEM (out untouched).  Thread: engine.  Source: Llama 4 reference MoE, Hugging Face modeling_llama4.
+ */
 int experts_forward(const struct experts_backend *backend, const struct experts *experts, const struct exec *exec,
                     struct arena *arena, const float *hidden_states, const int32_t *top_k_index,
                     const float *top_k_weights, int64_t n_tokens, float *out) L4_MUST_CHECK;
 
-/* A backend: a row in the registry (experts_registry.c). */
+/* A backend: a file experts_NAME.c and a row in the registry (experts_common.h). */
 struct experts_backend {
     const char *name;
     const char *help;     /* one line: when to choose it */

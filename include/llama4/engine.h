@@ -24,7 +24,7 @@ struct l4_engine_options {
     int64_t max_context_tokens;         /* 0 = the model's, bounded by 32,768 and by what the KV cache holds */
     int64_t kv_cache_bytes;             /* 0 = see engine.c: enough for a few full contexts within a share of memory */
     int max_running;                    /* sequences that decode together */
-    int max_queue;                      /* requests that wait; one more is refused with L4_E_QUEUE_FULL */
+    int max_queue;                      /* requests beyond max_running; one more is refused with L4_E_QUEUE_FULL */
     int max_step_ms;      /* a prefill chunk beside running decodes is cut so that a step stays below this */
     int max_chunk_tokens; /* and never holds more prompt tokens than this */
 
@@ -98,7 +98,14 @@ struct l4_sampling {
 };
 void l4_sampling_init(struct l4_sampling *sampling); /* all off, temperature 1 */
 
-enum { L4_MAX_TOP_LOGPROBS = 20 };
+enum {
+    L4_MAX_TOP_LOGPROBS = 20,
+    L4_MAX_STOP_STRINGS = 16,
+    L4_MAX_STOP_BYTES = 4096, /* of one stop string */
+    L4_MAX_STOP_IDS = 128,
+    L4_MAX_TEMPERATURE = 100,
+    L4_MAX_PENALTY = 100, /* presence, frequency: -100 .. 100; repetition: 0.01 .. 100 */
+};
 
 /* Everything is borrowed for the call of l4_engine_submit only: the engine keeps a copy of its own. */
 struct l4_request {
@@ -106,7 +113,7 @@ struct l4_request {
     size_t n_prompt;    /* at least 1 */
     int64_t max_tokens; /* >= 0; -1 = to the end of the context.  0 scores the prompt and generates nothing */
     struct l4_sampling sampling;
-    const struct l4_text *stop; /* stop strings; not part of the text */
+    const struct l4_text *stop; /* not part of the text; the one that is complete first ends the answer */
     size_t n_stop;
     const int32_t *stop_ids; /* besides the model's own end tokens */
     size_t n_stop_ids;
@@ -159,8 +166,8 @@ struct l4_event {
     int n_top;
     bool is_stop_token; /* TOKEN: this id ended the answer: an end token or one of stop_ids; it adds no text */
 
-    /* TOKEN, DONE: text that may be shown now: whole UTF-8, no beginning of a stop string.  May be empty; a DONE
-     * carries what was still held back.  Owned by the event. */
+    /* TOKEN, DONE: text that may be shown now: whole UTF-8, no beginning of a stop string.  May be empty ("" or NULL);
+     * a DONE carries what was still held back.  Owned by the event. */
     char *text;
     size_t text_bytes;
 

@@ -1,0 +1,18 @@
+/* auto: batched_mm while an expert sees hardly a token, else grouped_mm.  Both give the same bits: only speed is at
+ * stake. */
+#include "core/model/experts_common.h"
+
+static int auto_forward(const struct experts *experts, const struct exec *exec, struct arena *arena,
+                        const float *hidden_states, const int32_t *top_k_index, const float *top_k_weights,
+                        int64_t n_tokens, float *out) {
+    bool few = n_tokens * experts->top_k <= 1;
+    const struct experts_backend *backend = few ? &experts_batched_mm : &experts_grouped_mm;
+    return backend->forward(experts, exec, arena, hidden_states, top_k_index, top_k_weights, n_tokens, out);
+}
+
+const struct experts_backend experts_auto = {
+    .name = "auto",
+    .help = "batched_mm or grouped_mm by the number of tokens per expert; their results are the same bit for bit",
+    .batch_invariant = true,
+    .forward = auto_forward,
+};

@@ -1,0 +1,53 @@
+/* What answers are made of, written by hand into a buffer: a chunk is sent for every token, so none is built as a tree.
+ *
+ * Pure functions.  Thread: any. */
+#ifndef SERVER_CODEC_ANSWER_H
+#define SERVER_CODEC_ANSWER_H
+
+#include "llama4/engine.h"
+#include "server/codec_json.h"
+
+/* The fields that every chunk of an answer repeats: "{"id": …, "choices":[" as text, written once. */
+struct answer_head {
+    struct l4_buf text;
+};
+void answer_head_init(struct answer_head *head, const char *id, const char *object, long long created_s,
+                      const char *model, const char *fingerprint);
+void answer_head_free(struct answer_head *head);
+
+struct answer_usage {
+    int64_t prompt_tokens, completion_tokens, cached_tokens;
+};
+void answer_put_usage(struct l4_buf *out, const struct answer_usage *usage);
+/* The chunk that ends a stream with include_usage: no choices. */
+void answer_put_usage_chunk(struct l4_buf *out, const struct answer_head *head, const struct answer_usage *usage);
+
+/* Log-probabilities in one of the two shapes, as JSON text: up to four parallel arrays without their brackets. */
+enum logprobs_shape { LOGPROBS_CHAT, LOGPROBS_LEGACY };
+struct logprob_list {
+    struct l4_buf parts[4]; /* chat: content; legacy: tokens, token_logprobs, top_logprobs, text_offset */
+};
+
+struct logprob_entry {
+    struct l4_logprob token; /* a NAN logprob is written as null, without alternatives */
+    const struct l4_logprob *top;
+    int n_top;
+    int64_t text_offset; /* in characters; legacy */
+};
+void logprob_list_add(struct logprob_list *list, enum logprobs_shape shape, const struct l4_tokenizer *tokenizer,
+                      const struct logprob_entry *entry);
+void logprob_list_put(struct l4_buf *out, enum logprobs_shape shape, const struct logprob_list *list);
+bool logprob_list_is_empty(const struct logprob_list *list);
+bool logprob_list_failed(const struct logprob_list *list); /* out of memory */
+void logprob_list_clear(struct logprob_list *list);
+void logprob_list_free(struct logprob_list *list);
+
+/* One choice, whole or a piece of it. */
+struct answer_choice {
+    int index;
+    struct l4_text text;
+    const struct logprob_list *logprobs; /* NULL = none */
+    const char *finish_reason;           /* NULL = not yet */
+};
+
+#endif

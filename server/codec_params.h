@@ -1,0 +1,55 @@
+/* The fields that every generating endpoint shares: sampling, stopping, number of choices, streaming.
+ *
+ * Pure functions.  Thread: any. */
+#ifndef SERVER_CODEC_PARAMS_H
+#define SERVER_CODEC_PARAMS_H
+
+#include "llama4/engine.h"
+#include "server/codec_json.h"
+
+enum {
+    PARAMS_MAX_N = 128,
+    PARAMS_MAX_CHOICES = 1024, /* n (or best_of) times prompts */
+    PARAMS_MAX_STOP = 16,
+    PARAMS_MAX_STOP_BYTES = 1024, /* of one stop string */
+    PARAMS_MAX_STOP_IDS = 64,
+    PARAMS_MAX_LOGIT_BIAS = 1024,
+};
+
+/* What a decoder must know of the server.  Borrowed strings. */
+struct codec_limits {
+    const char *model_name;
+    int32_t vocab_size;
+    struct l4_sampling defaults; /* for what a request leaves out */
+};
+
+struct gen_params {
+    struct l4_sampling sampling; /* logit_bias is owned */
+    bool has_seed;
+    int64_t max_tokens; /* -1 = to the end of the context */
+    int n;
+    int best_of; /* >= n: candidates per prompt */
+    bool stream, include_usage;
+    bool ignore_eos;
+    struct l4_text stop[PARAMS_MAX_STOP]; /* borrowed from the body's tree */
+    size_t n_stop;
+    int32_t *stop_ids; /* owned */
+    size_t n_stop_ids;
+    bool logprobs;
+    int n_top_logprobs;
+    bool echo;
+};
+
+/* params_decode - everything but max_tokens, logprobs, best_of and echo, which differ between endpoints.  Free *params
+ * with params_free whatever comes back.
+ *   Errors: L4_E_INVALID (*err filled; a model that is not served is a 404), L4_E_NOMEM (*err filled). */
+int params_decode(const struct json_body *body, const struct codec_limits *limits, struct gen_params *params,
+                  struct codec_err *err) L4_MUST_CHECK;
+void params_free(struct gen_params *params);
+
+/* The seed of the k-th choice of a prompt: the first choice takes the request's own. */
+uint64_t params_choice_seed(const struct gen_params *params, int k);
+
+int codec_no_memory(struct codec_err *err); /* status 500; returns L4_E_NOMEM */
+
+#endif

@@ -1,0 +1,297 @@
+/* The experts backends against a plain double-precision loop, against the reference outputs, and against each other. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/format/safetensors.h"
+#include "core/model/experts.h"
+#include "tests/lib/random_data.h"
+
+/* A layer's experts and a batch for them, random. */
+struct problem {
+    struct experts experts;
+    int64_t n_tokens;
+    enum dtype type;
+    void *gate_up_weights, *down_weights;
+    struct matrix *gate_up, *down;
+    float *hidden_states, *top_k_weights;
+    int32_t *top_k_index;
+};
+
+static void *must_alloc(size_t n, size_t size) {
+    void *p = calloc(n + 1, size);
+    assert_non_null(p);
+    return p;
+}
+
+/* Matrices over stacked weights [num_experts][in][out]. */
+static struct matrix *stacked(enum dtype type, const void *data, int32_t n_experts, int64_t in, int64_t out) {
+    struct matrix *m = must_alloc((size_t)n_experts, sizeof *m);
+    for (int32_t e = 0; e < n_experts; e++)
+        m[e] = (struct matrix){.type = type,
+                               .layout = MATRIX_IN_OUT,
+                               .n = out,
+                               .k = in,
+                               .stride = out,
+                               .data = (const char *)data + (size_t)(e * in * out) * dtype_size(type)};
+    return m;
+}
+
+static void problem_init(struct problem *p, struct rng *rng, enum dtype type, int32_t n_experts, int32_t hidden,
+                         int32_t intermediate, int32_t top_k, int64_t n_tokens) {
+    size_t n_pairs = (size_t)n_tokens * (size_t)top_k, h = (size_t)hidden, i = (size_t)intermediate;
+    *p = (struct problem){
+        .experts = {n_experts, hidden, intermediate, top_k, NULL, NULL}, .n_tokens = n_tokens, .type = type};
+    p->gate_up_weights = rng_weights(rng, type, (size_t)n_experts * h * 2 * i, 0.3f);
+    p->down_weights = rng_weights(rng, type, (size_t)n_experts * i * h, 0.3f);
+    p->experts.gate_up = p->gate_up = stacked(type, p->gate_up_weights, n_experts, hidden, 2 * intermediate);
+    p->experts.down = p->down = stacked(type, p->down_weights, n_experts, intermediate, hidden);
+    p->hidden_states = must_alloc((size_t)n_tokens * h, sizeof(float));
+    rng_fill(rng, p->hidden_states, (size_t)n_tokens * h, 1);
+    p->top_k_weights = must_alloc(n_pairs, sizeof(float));
+    p->top_k_index = must_alloc(n_pairs, sizeof(int32_t));
+    for (size_t j = 0; j < n_pairs; j++) { /* one in six lives elsewhere, with a weight that must not be looked at */
+        bool elsewhere = rng_below(rng, 6) == 0;
+        p->top_k_index[j] = elsewhere ? n_experts : (int32_t)rng_below(rng, n_experts);
+        p->top_k_weights[j] = elsewhere ? NAN : fabsf(rng_float(rng));
+    }
+}
+
+static void problem_fini(struct problem *p) {
+    free(p->gate_up_weights);
+    free(p->down_weights);
+    free(p->gate_up);
+    free(p->down);
+    free(p->hidden_states);
+    free(p->top_k_weights);
+    free(p->top_k_index);
+}
+
+static void naive_expert(const struct problem *p, int32_t e, double weight, const float *x, double *sum) {
+    int64_t hidden = p->experts.hidden_size, inter = p->experts.intermediate_size;
+    double *activated = must_alloc((size_t)inter, sizeof *activated);
+    for (int64_t j = 0; j < inter; j++) {
+        double gate = 0, up = 0;
+        for (int64_t i = 0; i < hidden; i++) {
+            size_t at = (size_t)((e * hidden + i) * 2 * inter + j);
+            gate += weight * x[i] * weight_at(p->type, p->gate_up_weights, at);
+            up += weight * x[i] * weight_at(p->type, p->gate_up_weights, at + (size_t)inter);
+        }
+        activated[j] = gate / (1 + exp(-gate)) * up;
+    }
+    for (int64_t i = 0; i < hidden; i++)
+        for (int64_t j = 0; j < inter; j++)
+            sum[i] += activated[j] * weight_at(p->type, p->down_weights, (size_t)((e * inter + j) * hidden + i));
+    free(activated);
+}
+
+static double *naive_forward(const struct problem *p) {
+    int64_t hidden = p->experts.hidden_size, top_k = p->experts.top_k;
+    double *out = must_alloc((size_t)(p->n_tokens * hidden), sizeof *out);
+    for (int64_t pair = 0; pair < p->n_tokens * top_k; pair++)
+        if (p->top_k_index[pair] < p->experts.num_experts)
+            naive_expert(p, p->top_k_index[pair], p->top_k_weights[pair], p->hidden_states + pair / top_k * hidden,
+                         out + pair / top_k * hidden);
+    return out;
+}
+
+static struct exec exec_open(int n_threads, const char *variant) {
+    struct exec exec = {.gemm = GEMM_OWN, .kernels = kernels_by_name(variant)};
+    assert_non_null(exec.kernels);
+    assert_int_equal(pool_open(&exec.pool, n_threads, GEMM_SCRATCH_BYTES, NULL), 0);
+    return exec;
+}
+
+/* Rows from .. to-1 of the problem; out holds NaN before. */
+static void forward(const struct problem *p, const struct experts_backend *backend, const struct exec *exec,
+                    int64_t from, int64_t to, float *out) {
+    struct arena arena = {0};
+    int64_t hidden = p->experts.hidden_size, top_k = p->experts.top_k;
+    for (int64_t i = from * hidden; i < to * hidden; i++)
+        out[i] = NAN;
+    assert_int_equal(experts_forward(backend, &p->experts, exec, &arena, p->hidden_states + from * hidden,
+                                     p->top_k_index + from * top_k, p->top_k_weights + from * top_k, to - from,
+                                     out + from * hidden),
+                     0);
+    arena_fini(&arena);
+}
+
+/* Largest |a - b| over the largest |b|. */
+static double relative_error(const float *a, const double *b, size_t n) {
+    double error = 0, largest = 1e-30;
+    for (size_t i = 0; i < n; i++) {
+        if (!(fabs(a[i] - b[i]) <= error)) /* NaN counts */
+            error = isnan(a[i]) ? INFINITY : fabs(a[i] - b[i]);
+        largest = fmax(largest, fabs(b[i]));
+    }
+    return error / largest;
+}
+
+static void test_random_shapes(void **state) {
+    (void)state;
+    static const enum dtype types[] = {DT_F32, DT_F16, DT_BF16};
+    struct rng rng = {7};
+    struct exec exec = exec_open(2, kernels_names()[0]);
+    for (int round = 0; round < 30; round++) {
+        struct problem p;
+        problem_init(&p, &rng, types[round % 3], 1 + (int32_t)rng_below(&rng, 9), 1 + (int32_t)rng_below(&rng, 90),
+                     1 + (int32_t)rng_below(&rng, 70), 1 + round % 3, rng_below(&rng, 50));
+        size_t n = (size_t)(p.n_tokens * p.experts.hidden_size);
+        if (round == 4) /* all to one */
+            for (int64_t j = 0; j < p.n_tokens * p.experts.top_k; j++)
+                p.top_k_index[j] = 0, p.top_k_weights[j] = 0.5f;
+        if (round == 5) /* all elsewhere */
+            for (int64_t j = 0; j < p.n_tokens * p.experts.top_k; j++)
+                p.top_k_index[j] = p.experts.num_experts, p.top_k_weights[j] = NAN;
+        double *want = naive_forward(&p);
+        float *out = must_alloc(n, sizeof *out);
+        for (int b = 0; experts_backend_at(b); b++) {
+            forward(&p, experts_backend_at(b), &exec, 0, p.n_tokens, out);
+            assert_true(relative_error(out, want, n) < 1e-5);
+        }
+        free(out);
+        free(want);
+        problem_fini(&p);
+    }
+    pool_close(exec.pool);
+}
+
+/* batched_mm, grouped_mm and auto: the same bits for any cut of the batch and any number of threads. */
+static void test_same_bits(void **state) {
+    (void)state;
+    struct rng rng = {11};
+    for (int v = 0; kernels_names()[v]; v++) {
+        for (int n_threads = 1; n_threads <= 4; n_threads++) {
+            struct exec exec = exec_open(n_threads, kernels_names()[v]);
+            struct problem p;
+            problem_init(&p, &rng, n_threads % 2 ? DT_BF16 : DT_F32, 6, 72, 56, 1 + n_threads % 3, 60);
+            size_t n = (size_t)(p.n_tokens * p.experts.hidden_size);
+            float *want = must_alloc(n, sizeof *want), *out = must_alloc(n, sizeof *out);
+            for (int64_t t = 0; t < p.n_tokens; t++) {
+                forward(&p, experts_backend_at(0), &exec, t, t + 1, want);
+            }
+            for (int b = 0; experts_backend_at(b); b++) {
+                if (!experts_backend_at(b)->batch_invariant)
+                    continue;
+                for (int cut = 0; cut < 4; cut++) {
+                    for (int64_t from = 0, to; from < p.n_tokens; from = to) {
+                        to = cut == 0 ? p.n_tokens : from + 1 + rng_below(&rng, p.n_tokens - from);
+                        forward(&p, experts_backend_at(b), &exec, from, to, out);
+                    }
+                    assert_memory_equal(out, want, n * sizeof *out);
+                }
+            }
+            free(out);
+            free(want);
+            problem_fini(&p);
+            pool_close(exec.pool);
+        }
+    }
+}
+
+/* The mistake that still gives fluent text: the routing weight on the expert's output instead of its input. */
+static int weight_on_output(const struct experts *experts, const struct exec *exec, struct arena *arena,
+                            const float *hidden_states, const int32_t *top_k_index, const float *top_k_weights,
+                            int64_t n_tokens, float *out) {
+    assert_int_equal(experts->top_k, 1);
+    float *ones = must_alloc((size_t)n_tokens, sizeof *ones);
+    for (int64_t t = 0; t < n_tokens; t++)
+        ones[t] = 1;
+    int rc = experts_backend_at(0)->forward(experts, exec, arena, hidden_states, top_k_index, ones, n_tokens, out);
+    for (int64_t t = 0; t < n_tokens; t++)
+        for (int32_t i = 0; i < experts->hidden_size && top_k_index[t] < experts->num_experts; i++)
+            out[t * experts->hidden_size + i] *= top_k_weights[t];
+    free(ones);
+    return rc;
+}
+
+static const struct tensor *case_tensor(const struct safetensors *file, int i, const char *what) {
+    char name[64];
+    snprintf(name, sizeof name, "case%d.%s", i, what);
+    return safetensors_find(file, name);
+}
+
+static void test_weight_placement(void **state) {
+    (void)state;
+    const struct experts_backend wrong = {.name = "wrong", .forward = weight_on_output};
+    struct exec exec = exec_open(1, "ref");
+    struct safetensors *file;
+    assert_int_equal(safetensors_open(&file, "tests/fixtures/experts.safetensors", NULL), 0);
+    int n_compared = 0;
+    for (int i = 0; case_tensor(file, i, "output"); i++) {
+        const struct tensor *gate_up = case_tensor(file, i, "gate_up_proj"), *down = case_tensor(file, i, "down_proj"),
+                            *index = case_tensor(file, i, "top_k_index"), *output = case_tensor(file, i, "output");
+        if (index->shape[1] != 1)
+            continue;
+        struct problem p = {
+            .experts = {(int32_t)down->shape[0], (int32_t)down->shape[2], (int32_t)down->shape[1], 1, NULL, NULL},
+            .n_tokens = index->shape[0]};
+        size_t n = (size_t)(output->shape[0] * output->shape[1]);
+        p.experts.gate_up = p.gate_up =
+            stacked(gate_up->type, gate_up->data, p.experts.num_experts, gate_up->shape[1], gate_up->shape[2]);
+        p.experts.down = p.down =
+            stacked(down->type, down->data, p.experts.num_experts, down->shape[1], down->shape[2]);
+        struct arena arena = {0};
+        float *right_out = must_alloc(n, sizeof(float)), *wrong_out = must_alloc(n, sizeof(float));
+        double *want = must_alloc(n, sizeof *want);
+        for (size_t j = 0; j < n; j++)
+            want[j] = ((const float *)output->data)[j];
+        for (int w = 0; w < 2; w++)
+            assert_int_equal(experts_forward(w ? &wrong : experts_backend_at(0), &p.experts, &exec, &arena,
+                                             case_tensor(file, i, "hidden_states")->data, index->data,
+                                             case_tensor(file, i, "top_k_weights")->data, p.n_tokens,
+                                             w ? wrong_out : right_out),
+                             0);
+        const float *weights = case_tensor(file, i, "top_k_weights")->data;
+        bool all_one = true; /* then the place does not matter */
+        for (int64_t t = 0; t < p.n_tokens; t++)
+            all_one &= weights[t] == 1;
+        assert_true(relative_error(right_out, want, n) < 1e-5);
+        assert_true(all_one || relative_error(wrong_out, want, n) > 1e-3);
+        n_compared += !all_one;
+        free(right_out);
+        free(wrong_out);
+        free(want);
+        free(p.gate_up);
+        free(p.down);
+        arena_fini(&arena);
+    }
+    assert_true(n_compared >= 4);
+    safetensors_close(file);
+    pool_close(exec.pool);
+}
+
+static void test_registry(void **state) {
+    (void)state;
+    const struct experts_backend *backend = NULL;
+    struct l4_err err;
+    static const char *const names[] = {"auto", "eager", "batched_mm", "grouped_mm"};
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(experts_backend_find(&backend, names[i], NULL), 0);
+        assert_string_equal(backend->name, names[i]);
+    }
+    backend = NULL;
+    assert_int_equal(experts_backend_find(&backend, "fastest", &err), L4_E_INVALID);
+    assert_null(backend);
+    for (int i = 0; i < 4; i++)
+        assert_non_null(strstr(err.message, names[i]));
+    assert_null(experts_backend_at(4));
+    assert_null(experts_backend_at(-1));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_random_shapes),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_weight_placement),
+        cmocka_unit_test(test_registry),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
