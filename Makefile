@@ -53,7 +53,7 @@ deps: ## install the Debian packages that are missing
 	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing
 
-all: $(BUILD)/llama4d $(BUILD)/golden $(UNIT_BIN) $(KERNEL_BIN) $(BENCH_BIN) ## build everything
+all: $(BUILD)/llama4d $(BUILD)/llama4d-fake $(BUILD)/golden $(UNIT_BIN) $(KERNEL_BIN) $(BENCH_BIN) ## build everything
 
 run: $(BUILD)/llama4d ## serve the demo model on 127.0.0.1:8080
 	$(BUILD)/llama4d serve --config config/llama4d.conf --model tests/models/demo
@@ -78,16 +78,14 @@ $(BUILD)/libtest.a: $(call obj,$(LIB_SRC))
 	@mkdir -p $(@D)
 	rm -f $@ && ar rcs $@ $^
 
-# Server tests run on the fake engine; everything else on the real one.
-$(BUILD)/libfake.a: $(call obj,$(FAKE_SRC))
-	@mkdir -p $(@D)
-	rm -f $@ && ar rcs $@ $^
-
+# Server tests run on the fake engine (an object, so that it wins over the library); everything else on the real one.
+$(BUILD)/llama4d-fake: $(call obj,server/main.c) $(call obj,$(FAKE_SRC)) $(BUILD)/libserver.a $(BUILD)/libcore.a
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
 $(BUILD)/llama4d: $(call obj,server/main.c) $(BUILD)/libserver.a $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
 $(BUILD)/golden: $(call obj,$(GOLDEN_SRC)) $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
-$(BUILD)/tests/unit/server/%: $(BUILD)/obj/tests/unit/server/%.o $(BUILD)/libfake.a $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
+$(BUILD)/tests/unit/server/%: $(BUILD)/obj/tests/unit/server/%.o $(call obj,$(FAKE_SRC)) $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -lcmocka -o $@
 $(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
@@ -109,7 +107,7 @@ asan: ## unit and HTTP tests under the address and undefined-behaviour sanitizer
 tsan: ## unit and HTTP tests under the thread sanitizer
 	$(MAKE) BUILD=$(BUILD)/tsan SANITIZE=thread CFLAGS='-O1 -g' sanitized
 .PHONY: sanitized
-sanitized: $(BUILD)/llama4d $(UNIT_BIN) $(KERNEL_BIN)
+sanitized: $(BUILD)/llama4d $(BUILD)/llama4d-fake $(UNIT_BIN) $(KERNEL_BIN)
 	BUILD=$(BUILD) tests/run.sh unit kernels http
 
 FUZZ_SECONDS ?= 10

@@ -11,16 +11,13 @@ enum {
     ROUTE_JSON_BODY = 2 /* 415 unless application/json */
 };
 
-/* X(method, path, handler, flags).  A path that ends in "/" + "*" takes any one more segment; "HEAD" goes where GET
- * goes. */
+/* X(method, path, handler, flags).  A path that ends in a star takes anything in its place.  HEAD goes where GET goes.
+ */
 #define ROUTES(X)                                                                                                      \
     X("GET", "/health", api_health, 0)                                                                                 \
     X("GET", "/ready", api_ready, 0)                                                                                   \
     X("GET", "/v1/models", api_models, ROUTE_NEEDS_MODEL)                                                              \
-    X("GET",                                                                                                           \
-      "/v1/models/"                                                                                                    \
-      "*",                                                                                                             \
-      api_model, ROUTE_NEEDS_MODEL)                                                                                    \
+    X("GET", "/v1/models/*", api_model, ROUTE_NEEDS_MODEL)                                                             \
     X("POST", "/v1/completions", api_completions, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                 \
     X("POST", "/v1/chat/completions", api_chat_completions, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)
 
