@@ -47,5 +47,7 @@ struct experts_backend {
 int experts_backend_find(const struct experts_backend **out, const char *name, struct l4_err *err) L4_MUST_CHECK;
 /* All rows, in order; NULL past the last. */
 const struct experts_backend *experts_backend_at(int i);
+/* Their names, NULL-terminated. */
+const char *const *experts_backend_names(void);
 
 #endif

@@ -16,6 +16,14 @@ struct l4_engine;
 
 enum l4_log_level { L4_LOG_ERROR, L4_LOG_WARN, L4_LOG_INFO, L4_LOG_DEBUG };
 
+enum {
+    L4_MAX_THREADS = 1024,
+    L4_MAX_RUNNING = 1024,
+    L4_MAX_QUEUE = 1000000,
+    L4_MAX_STEP_MS = 600000,
+    L4_MAX_CHUNK_TOKENS = 16384,
+};
+
 struct l4_engine_options {
     const char *model;                  /* a checkpoint directory */
     const char *experts_implementation; /* "auto", "eager", "batched_mm", "grouped_mm" */

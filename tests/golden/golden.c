@@ -11,6 +11,9 @@ static const struct {
     const char *usage;
     int (*run)(int argc, char **argv);
 } commands[] = {
+    {"model", "[--experts NAME|all] [--gemm own|openblas] DIR...", golden_model},
+    {"experts", "[--experts NAME|all] FILE.safetensors...", golden_experts},
+    {"variants", "(the kernel variants of this processor)", golden_variants},
     {"text", "MODEL FILE.json", golden_text},
     {"pretokenize", "FILE.json", golden_pretokenize},
     {NULL, NULL, NULL}, /* ends the table */

@@ -12,6 +12,9 @@
  * GOLDEN_USAGE to have the usage line printed (exit status 2). */
 enum { GOLDEN_OK = 0, GOLDEN_MISMATCH = 1, GOLDEN_USAGE = 2 };
 
+int golden_model(int argc, char **argv);
+int golden_experts(int argc, char **argv);
+int golden_variants(int argc, char **argv);
 int golden_text(int argc, char **argv);
 int golden_pretokenize(int argc, char **argv);
 

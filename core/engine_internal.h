@@ -1,0 +1,69 @@
+/* Between the files of the engine, and for its tests. */
+#ifndef CORE_ENGINE_INTERNAL_H
+#define CORE_ENGINE_INTERNAL_H
+
+#include "core/base/memory.h"
+#include "core/base/pool.h"
+#include "core/format/checkpoint.h"
+#include "core/kernels/gemm.h"
+#include "core/model/experts.h"
+#include "core/model/llama4.h"
+#include "core/sched/sched.h"
+#include "llama4/engine.h"
+
+/* ---- engine_budget.c: how long a context, how large a KV cache ---- */
+
+struct engine_budget {
+    int64_t max_context_tokens;
+    int64_t kv_pages;
+    int64_t kv_bytes;
+    int64_t kv_capacity_tokens; /* of one long sequence */
+};
+
+/* engine_budget - resolve options->max_context_tokens, kv_cache_bytes (0 = choose) against the model and the memory.
+ *   The pool always holds one sequence of max_context_tokens.
+ *   Errors: L4_E_INVALID (settings that contradict the model or each other), L4_E_NOMEM (a KV cache larger than the
+ * memory); the messages give the numbers. */
+int engine_budget(struct engine_budget *budget, const struct l4_engine_options *options,
+                  const struct model_config *config, const struct memory_limits *memory,
+                  struct l4_err *err) L4_MUST_CHECK;
+
+/* ---- engine_parts.c: everything that is loaded before the first step ---- */
+
+/* What tests put in the place of the engine's own choice. */
+struct engine_overrides {
+    const struct kernels *kernels; /* NULL = the best for this processor */
+    struct sched_hooks hooks;
+    const char *memory_root; /* where proc and sys are looked for; NULL = "" */
+};
+
+struct engine_parts {
+    struct checkpoint *checkpoint;
+    struct l4_tokenizer *tokenizer; /* may be NULL */
+    struct pool *pool;
+    struct exec exec;
+    const struct experts_backend *backend;
+    struct llama4 *model;
+    struct kv_pool *kv;
+    struct sched *sched;
+    int32_t *end_ids; /* the model's own end tokens */
+    char *name;
+    struct engine_budget budget;
+    struct l4_engine_info info;
+};
+
+/* engine_parts_open - on error everything is freed again. */
+int engine_parts_open(struct engine_parts *parts, const struct l4_engine_options *options,
+                      const struct engine_overrides *overrides, struct l4_err *err) L4_MUST_CHECK;
+void engine_parts_close(struct engine_parts *parts);
+
+/* The engine's clock: seconds, monotonic.  ctx is not used. */
+double engine_now_s(void *ctx);
+
+/* ---- engine.c ---- */
+
+/* engine_open_with - l4_engine_open with overrides; NULL = none. */
+int engine_open_with(struct l4_engine **out, const struct l4_engine_options *options,
+                     const struct engine_overrides *overrides, struct l4_err *err) L4_MUST_CHECK;
+
+#endif

@@ -1,0 +1,48 @@
+/* Causal attention over KV pages with an online softmax: the scores of a block of keys, never of all of them.
+ *
+ * What is computed for one query row depends on that row's sequence and position alone, bit for bit: blocks of keys
+ * begin at fixed positions, not where a batch or a piece of a prompt happens to begin.  Slots that a row does not see
+ * are never read: they may hold anything. */
+#ifndef CORE_MODEL_ATTENTION_H
+#define CORE_MODEL_ATTENTION_H
+
+#include <stdint.h>
+
+#include "core/base/arena.h"
+#include "core/cache/kv.h"
+#include "core/kernels/gemm.h"
+
+/* Consecutive tokens of one sequence: rows row .. row + n_tokens - 1 of the batch, at positions position .. */
+struct attention_span {
+    const struct kv_seq *kv;
+    int64_t position, row, n_tokens;
+};
+
+/* Tokens of one span whose positions lie in one page and one chunk, and the first position that they see. */
+struct attention_tile {
+    const struct kv_seq *kv;
+    int64_t position, row, n_tokens;
+    int64_t first;
+};
+
+/* How the attention of one step is cut into pieces of work; the same for every layer of a kind. */
+struct attention {
+    const struct model_config *config;
+    int64_t n_rows;
+    int64_t n_full, n_chunked;
+    struct attention_tile *full, *chunked; /* tiles of full and of chunked layers */
+    float *workspace;                      /* [n_threads][workspace_floats] */
+    size_t workspace_floats;
+};
+
+/* attention_plan - cut a step's spans into tiles.  All storage comes from arena.  Errors: L4_E_NOMEM. */
+int attention_plan(struct attention *plan, const struct model_config *config, const struct attention_span *spans,
+                   int n_spans, int n_threads, struct arena *arena) L4_MUST_CHECK;
+
+/* attention_forward - out[row] = softmax(q . keys) values for every row and head.
+ *   q   [n_kv_heads][n_rows][n_heads / n_kv_heads][head_dim] f32, the softmax scale already in it
+ *   out [n_rows][n_heads * head_dim] f32, caller's
+ *   The keys and values of all rows are in their pages already. */
+void attention_forward(const struct attention *plan, const struct exec *exec, int layer, const float *q, float *out);
+
+#endif

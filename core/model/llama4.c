@@ -1,0 +1,337 @@
+/* The Llama 4 text model.  Read from the bottom up: llama4_forward is the whole network, attention() and feed_forward()
+ * are the two halves of a layer. */
+#include "core/model/llama4.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/checked.h"
+#include "core/model/attention.h"
+#include "core/model/llama4_weights.h"
+#include "core/model/rope.h"
+#include "core/model/router.h"
+#include "core/model/rows.h"
+
+struct llama4 {
+    const struct model_config *config;
+    const struct exec *exec;
+    const struct experts_backend *backend;
+    struct llama4_weights weights;
+    double *inv_freq;           /* [head_dim / 2] */
+    struct arena step_arena;    /* the activations of one step */
+    struct arena experts_arena; /* the working storage of one layer's experts */
+};
+
+struct row {
+    struct kv_seq *kv;
+    int64_t position;
+    int32_t token;
+};
+
+/* One step: a batch of rows, one a token, in the order of the segments. */
+struct step {
+    struct llama4 *model;
+    int64_t n_rows, n_logits;
+    struct row *rows;
+    struct attention attention;
+    float *cos, *sin; /* [n_rows, head_dim / 2] */
+
+    float *hidden_states; /* [n_rows, hidden]: the residual stream */
+    float *normed;        /* [n_rows, hidden] */
+    float *delta;         /* [n_rows, hidden]: what a half of a layer adds to the residual stream */
+    float *qkv;           /* [n_rows, (n_heads + 2 n_kv_heads) head_dim] */
+    float *q;             /* [n_kv_heads][n_rows][n_heads / n_kv_heads][head_dim] */
+    float *attended;      /* [n_rows, n_heads head_dim] */
+    float *gate_up;       /* [n_rows, 2 width] of a dense feed-forward or of the shared expert */
+    float *routed;        /* [n_rows, hidden] */
+    float *router_logits; /* [n_rows, num_experts] */
+    float *top_k_weights; /* [n_rows, top_k] */
+    int32_t *top_k_index; /* [n_rows, top_k] */
+
+    /* What the row functions below work on. */
+    int layer;
+    const float *norm_weight;
+    const float *addend;
+};
+
+/* ---- row by row: everything that is not a matrix product ------------------------------------------------------- */
+
+static void embed_rows(void *ctx, int64_t begin, int64_t end) {
+    const struct step *s = ctx;
+    const struct matrix *embed = &s->model->weights.embed_tokens;
+    int64_t half = s->model->config->head_dim / 2;
+    for (int64_t i = begin; i < end; i++) {
+        const char *row = (const char *)embed->data + (size_t)(s->rows[i].token * embed->k) * dtype_size(embed->type);
+        s->model->exec->kernels->widen[embed->type](s->hidden_states + i * embed->k, row, embed->k);
+        rope_angles(s->model->inv_freq, (int32_t)half, s->rows[i].position, s->cos + i * half, s->sin + i * half);
+    }
+}
+
+static void norm_rows(void *ctx, int64_t begin, int64_t end) {
+    const struct step *s = ctx;
+    const struct model_config *config = s->model->config;
+    for (int64_t i = begin; i < end; i++)
+        s->model->exec->kernels->rms_norm(s->normed + i * config->hidden_size,
+                                          s->hidden_states + i * config->hidden_size, s->norm_weight,
+                                          config->hidden_size, config->rms_norm_eps);
+}
+
+static void add_rows(void *ctx, int64_t begin, int64_t end) {
+    const struct step *s = ctx;
+    int64_t hidden = s->model->config->hidden_size;
+    s->model->exec->kernels->add(s->hidden_states + begin * hidden, s->addend + begin * hidden, (end - begin) * hidden);
+}
+
+/* RoPE, then QK-norm where the model has it. */
+static void rotate_head(const struct step *s, int64_t row, float *head) {
+    const struct model_config *config = s->model->config;
+    const struct kernels *kernels = s->model->exec->kernels;
+    int64_t half = config->head_dim / 2;
+    kernels->rope(head, s->cos + row * half, s->sin + row * half, config->head_dim);
+    if (config->use_qk_norm)
+        kernels->rms_norm(head, head, NULL, config->head_dim, config->rms_norm_eps);
+}
+
+/* NoPE layers sharpen the attention of late positions; source: attn_temperature_tuning in modeling_llama4. */
+static double temperature(const struct model_config *config, int64_t position) {
+    if (!config->attn_temperature_tuning)
+        return 1;
+    return log1p(floor(((double)position + 1) / config->floor_scale)) * config->attn_scale + 1;
+}
+
+/* Queries: rotated (RoPE layers) or sharpened (NoPE layers), scaled for the softmax, put where the attention of their
+ * KV head finds them.  Keys: rotated, into their page.  Values: into their page. */
+static void place_qkv_rows(void *ctx, int64_t begin, int64_t end) {
+    const struct step *s = ctx;
+    const struct model_config *config = s->model->config;
+    const struct layer_config *layer = &config->layers[s->layer];
+    int64_t head_dim = config->head_dim, n_rep = config->n_heads / config->n_kv_heads;
+    size_t head_bytes = (size_t)head_dim * sizeof(float);
+    for (int64_t i = begin; i < end; i++) {
+        const struct row *row = &s->rows[i];
+        float *head = s->qkv + i * (config->n_heads + 2 * config->n_kv_heads) * head_dim;
+        double scale = (layer->use_rope ? 1 : temperature(config, row->position)) / sqrt((double)head_dim);
+        for (int32_t h = 0; h < config->n_heads; h++, head += head_dim) {
+            if (layer->use_rope)
+                rotate_head(s, i, head);
+            float *q = s->q + ((h / n_rep * s->n_rows + i) * n_rep + h % n_rep) * head_dim;
+            s->model->exec->kernels->scale(q, head, (float)scale, head_dim);
+        }
+        int64_t slot = row->position % KV_PAGE_TOKENS * head_dim;
+        for (int32_t h = 0; h < config->n_kv_heads; h++, head += head_dim) {
+            if (layer->use_rope)
+                rotate_head(s, i, head);
+            memcpy(kv_seq_k(row->kv, s->layer, row->position, h) + slot, head, head_bytes);
+        }
+        for (int32_t h = 0; h < config->n_kv_heads; h++, head += head_dim)
+            memcpy(kv_seq_v(row->kv, s->layer, row->position, h) + slot, head, head_bytes);
+    }
+}
+
+static void rms_norm(struct step *s, const float *weight) {
+    s->norm_weight = weight;
+    rows_for(s->model->exec, s->n_rows, 3 * (int64_t)s->model->config->hidden_size, norm_rows, s);
+}
+
+/* hidden_states += addend */
+static void add(struct step *s, const float *addend) {
+    s->addend = addend;
+    rows_for(s->model->exec, s->n_rows, 3 * (int64_t)s->model->config->hidden_size, add_rows, s);
+}
+
+/* ---- a layer --------------------------------------------------------------------------------------------------- */
+
+/* y = x W^T + bias for all rows of the step */
+static struct gemm_task product(const struct step *s, const struct matrix *w, const float *bias, const float *x,
+                                int64_t ldx, float *y, int64_t ldy) {
+    return (struct gemm_task){.w = *w, .bias = bias, .x = x, .ldx = ldx, .m = s->n_rows, .y = y, .ldy = ldy};
+}
+
+/* delta = o_proj(softmax(q . k) v) */
+static void attention(struct step *s, const struct llama4_layer *layer) {
+    const struct exec *exec = s->model->exec;
+    int64_t hidden = s->model->config->hidden_size;
+    int64_t q_width = layer->q_proj.n, kv_width = layer->k_proj.n, width = q_width + 2 * kv_width;
+    struct gemm_task qkv[] = {
+        product(s, &layer->q_proj, layer->q_bias, s->normed, hidden, s->qkv, width),
+        product(s, &layer->k_proj, layer->k_bias, s->normed, hidden, s->qkv + q_width, width),
+        product(s, &layer->v_proj, layer->v_bias, s->normed, hidden, s->qkv + q_width + kv_width, width),
+    };
+    gemm_run(exec, exec->gemm, qkv, 3);
+    rows_for(exec, s->n_rows, 4 * width, place_qkv_rows, s);
+    attention_forward(&s->attention, exec, s->layer, s->q, s->attended);
+    struct gemm_task o = product(s, &layer->o_proj, layer->o_bias, s->attended, q_width, s->delta, hidden);
+    gemm_run(exec, exec->gemm, &o, 1);
+}
+
+/* delta = down(silu(gate x) * up x); on MoE layers this is the shared expert, and the router's logits are computed
+ * beside gate and up. */
+static void dense_feed_forward(struct step *s, const struct llama4_layer *layer, bool is_moe) {
+    const struct exec *exec = s->model->exec;
+    int64_t hidden = s->model->config->hidden_size, width = layer->gate_proj.n;
+    struct gemm_task tasks[3] = {
+        product(s, &layer->gate_proj, NULL, s->normed, hidden, s->gate_up, 2 * width),
+        product(s, &layer->up_proj, NULL, s->normed, hidden, s->gate_up + width, 2 * width),
+    };
+    if (is_moe)
+        tasks[2] = product(s, &layer->router, NULL, s->normed, hidden, s->router_logits, layer->router.n);
+    gemm_run(exec, exec->gemm, tasks, is_moe ? 3 : 2);
+    rows_swiglu(exec, s->gate_up, s->n_rows, width);
+    struct gemm_task down = product(s, &layer->down_proj, NULL, s->gate_up, 2 * width, s->delta, hidden);
+    gemm_run(exec, exec->gemm, &down, 1);
+}
+
+/* routed = the experts that the router chose, each on its weight times the hidden state */
+static int routed_experts(struct step *s, const struct llama4_layer *layer, const struct llama4_probe *probe) {
+    struct llama4 *model = s->model;
+    const struct experts *experts = &layer->experts;
+    router_top_k(s->router_logits, s->n_rows, experts->num_experts, experts->top_k, s->top_k_weights, s->top_k_index);
+    if (probe && probe->router)
+        probe->router(probe->user, s->layer, s->router_logits, s->top_k_index, s->top_k_weights, s->n_rows,
+                      experts->num_experts, experts->top_k);
+    arena_reset(&model->experts_arena);
+    return experts_forward(model->backend, experts, model->exec, &model->experts_arena, s->normed, s->top_k_index,
+                           s->top_k_weights, s->n_rows, s->routed);
+}
+
+/* ---- the whole network ----------------------------------------------------------------------------------------- */
+
+/* Logits of the rows that want them. */
+static void head(struct step *s, const struct llama4_segment *segments, int n_segments, float *logits) {
+    struct llama4 *model = s->model;
+    const struct model_config *config = model->config;
+    int64_t row = 0, n = 0, hidden = config->hidden_size;
+    for (const struct llama4_segment *segment = segments; segment < segments + n_segments; segment++) {
+        row += segment->n_tokens;
+        for (int64_t i = row - segment->n_logits; i < row; i++)
+            model->exec->kernels->rms_norm(s->normed + n++ * hidden, s->hidden_states + i * hidden, model->weights.norm,
+                                           hidden, config->rms_norm_eps);
+    }
+    struct gemm_task task = product(s, &model->weights.lm_head, NULL, s->normed, hidden, logits, config->vocab_size);
+    task.m = n;
+    gemm_run(model->exec, model->exec->gemm, &task, 1);
+}
+
+static void probe_hidden_states(const struct step *s, const struct llama4_probe *probe, int layer) {
+    if (probe && probe->hidden_states)
+        probe->hidden_states(probe->user, layer, s->hidden_states, s->n_rows, s->model->config->hidden_size);
+}
+
+/* Lay out a step: its rows, their attention, and storage for everything. */
+static int step_init(struct step *s, struct llama4 *model, const struct llama4_segment *segments, int n_segments) {
+    const struct model_config *config = model->config;
+    struct arena *arena = &model->step_arena;
+    *s = (struct step){.model = model};
+    arena_reset(arena);
+    struct attention_span *spans = arena_alloc(arena, (size_t)n_segments, sizeof *spans);
+    if (!spans)
+        return L4_E_NOMEM;
+    for (int i = 0; i < n_segments; i++) {
+        spans[i] =
+            (struct attention_span){segments[i].kv, kv_seq_length(segments[i].kv), s->n_rows, segments[i].n_tokens};
+        s->n_rows += segments[i].n_tokens;
+    }
+    if (attention_plan(&s->attention, config, spans, n_segments, pool_n_threads(model->exec->pool), arena))
+        return L4_E_NOMEM;
+
+    size_t hidden = (size_t)config->hidden_size, head_dim = (size_t)config->head_dim;
+    size_t width = (size_t)(config->intermediate_size > config->intermediate_size_mlp ? config->intermediate_size
+                                                                                      : config->intermediate_size_mlp);
+    size_t n_heads = (size_t)config->n_heads, n_kv_heads = (size_t)config->n_kv_heads;
+    struct {
+        float **buffer;
+        size_t row_floats;
+    } buffers[] = {
+        {&s->cos, head_dim / 2},
+        {&s->sin, head_dim / 2},
+        {&s->hidden_states, hidden},
+        {&s->normed, hidden},
+        {&s->delta, hidden},
+        {&s->qkv, (n_heads + 2 * n_kv_heads) * head_dim},
+        {&s->q, n_heads * head_dim},
+        {&s->attended, n_heads * head_dim},
+        {&s->gate_up, 2 * width},
+        {&s->routed, hidden},
+        {&s->router_logits, (size_t)config->n_experts},
+        {&s->top_k_weights, (size_t)config->n_experts_per_tok},
+    };
+    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
+        *buffers[i].buffer = arena_alloc(arena, (size_t)s->n_rows, buffers[i].row_floats * sizeof(float));
+        if (!*buffers[i].buffer)
+            return L4_E_NOMEM;
+    }
+    s->top_k_index = arena_alloc(arena, (size_t)s->n_rows, (size_t)config->n_experts_per_tok * sizeof(int32_t));
+    s->rows = arena_alloc(arena, (size_t)s->n_rows, sizeof *s->rows);
+    if (!s->top_k_index || !s->rows)
+        return L4_E_NOMEM;
+    for (int i = 0; i < n_segments; i++)
+        for (int32_t t = 0; t < segments[i].n_tokens; t++)
+            s->rows[spans[i].row + t] = (struct row){segments[i].kv, spans[i].position + t, segments[i].tokens[t]};
+    return 0;
+}
+
+int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, int n_segments, float *logits,
+                   const struct llama4_probe *probe, struct l4_err *err) {
+    const struct model_config *config = model->config;
+    struct step s;
+    if (step_init(&s, model, segments, n_segments))
+        return l4_err_set(err, L4_E_NOMEM, "no memory for the activations of %lld tokens", (long long)s.n_rows);
+
+    rows_for(model->exec, s.n_rows, config->hidden_size + config->head_dim * 20, embed_rows, &s);
+    probe_hidden_states(&s, probe, 0);
+    for (s.layer = 0; s.layer < config->n_layers; s.layer++) {
+        const struct llama4_layer *layer = &model->weights.layers[s.layer];
+        bool is_moe = config->layers[s.layer].is_moe;
+
+        rms_norm(&s, layer->input_layernorm);
+        attention(&s, layer);
+        add(&s, s.delta);
+
+        rms_norm(&s, layer->post_attention_layernorm);
+        dense_feed_forward(&s, layer, is_moe);
+        add(&s, s.delta);
+        if (is_moe) {
+            if (routed_experts(&s, layer, probe))
+                return l4_err_set(err, L4_E_NOMEM, "no memory for the experts of %lld tokens", (long long)s.n_rows);
+            add(&s, s.routed);
+        }
+        probe_hidden_states(&s, probe, s.layer + 1);
+    }
+    head(&s, segments, n_segments, logits);
+
+    for (int i = 0; i < n_segments; i++)
+        kv_seq_advance(segments[i].kv, segments[i].n_tokens);
+    return 0;
+}
+
+int llama4_open(struct llama4 **out, const struct checkpoint *checkpoint, const struct exec *exec,
+                const struct experts_backend *backend, struct l4_err *err) {
+    struct llama4 *model = calloc(1, sizeof *model);
+    if (!model)
+        return l4_err_set(err, L4_E_NOMEM, "no memory for the model");
+    model->config = checkpoint_config(checkpoint);
+    model->exec = exec;
+    model->backend = backend;
+    model->inv_freq = checked_array((size_t)model->config->head_dim / 2, sizeof *model->inv_freq);
+    int rc = model->inv_freq ? llama4_weights_init(&model->weights, checkpoint, exec->kernels, err)
+                             : l4_err_set(err, L4_E_NOMEM, "no memory for the model");
+    if (rc) {
+        free(model->inv_freq);
+        free(model);
+        return rc;
+    }
+    rope_frequencies(model->config, model->inv_freq);
+    *out = model;
+    return 0;
+}
+
+void llama4_close(struct llama4 *model) {
+    if (!model)
+        return;
+    llama4_weights_fini(&model->weights);
+    arena_fini(&model->step_arena);
+    arena_fini(&model->experts_arena);
+    free(model->inv_freq);
+    free(model);
+}

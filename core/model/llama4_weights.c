@@ -1,0 +1,120 @@
+#include "core/model/llama4_weights.h"
+
+#include <stdlib.h>
+
+#include "core/base/checked.h"
+
+/* Where the next vector and the next matrix go. */
+struct cursor {
+    const struct kernels *kernels;
+    float *vector;
+    struct matrix *matrix;
+};
+
+static int64_t elements(const struct tensor *tensor) {
+    int64_t n = tensor->data ? 1 : 0;
+    for (int i = 0; i < tensor->n_dims; i++)
+        n *= tensor->shape[i];
+    return n;
+}
+
+static const float *widen_vector(struct cursor *cursor, const struct tensor *tensor) {
+    if (!tensor->data)
+        return NULL;
+    float *vector = cursor->vector;
+    int64_t n = elements(tensor);
+    cursor->kernels->widen[tensor->type](vector, tensor->data, n);
+    cursor->vector += n;
+    return vector;
+}
+
+/* nn.Linear: [out, in] */
+static struct matrix linear(const struct tensor *tensor) {
+    if (!tensor->data)
+        return (struct matrix){0};
+    return (struct matrix){.type = tensor->type,
+                           .layout = MATRIX_OUT_IN,
+                           .n = tensor->shape[0],
+                           .k = tensor->shape[1],
+                           .stride = tensor->shape[1],
+                           .data = tensor->data};
+}
+
+/* Stacked experts: [num_experts, in, out] */
+static const struct matrix *stacked(struct cursor *cursor, const struct tensor *tensor) {
+    struct matrix *matrices = cursor->matrix;
+    int64_t in = tensor->shape[1], out = tensor->shape[2];
+    size_t expert_bytes = (size_t)in * (size_t)out * dtype_size(tensor->type);
+    for (int64_t e = 0; e < tensor->shape[0]; e++)
+        matrices[e] = (struct matrix){.type = tensor->type,
+                                      .layout = MATRIX_IN_OUT,
+                                      .n = out,
+                                      .k = in,
+                                      .stride = out,
+                                      .data = (const char *)tensor->data + (size_t)e * expert_bytes};
+    cursor->matrix += tensor->shape[0];
+    return matrices;
+}
+
+static void bind_layer(struct llama4_layer *layer, const struct layer_weights *from, const struct model_config *config,
+                       bool is_moe, struct cursor *cursor) {
+    *layer = (struct llama4_layer){
+        .input_layernorm = widen_vector(cursor, &from->input_layernorm),
+        .post_attention_layernorm = widen_vector(cursor, &from->post_attention_layernorm),
+        .q_proj = linear(&from->q_proj),
+        .k_proj = linear(&from->k_proj),
+        .v_proj = linear(&from->v_proj),
+        .o_proj = linear(&from->o_proj),
+        .q_bias = widen_vector(cursor, &from->q_bias),
+        .k_bias = widen_vector(cursor, &from->k_bias),
+        .v_bias = widen_vector(cursor, &from->v_bias),
+        .o_bias = widen_vector(cursor, &from->o_bias),
+        .gate_proj = linear(&from->gate_proj),
+        .up_proj = linear(&from->up_proj),
+        .down_proj = linear(&from->down_proj),
+    };
+    if (!is_moe)
+        return;
+    layer->router = linear(&from->router);
+    layer->experts = (struct experts){.num_experts = config->n_experts,
+                                      .hidden_size = config->hidden_size,
+                                      .intermediate_size = config->intermediate_size,
+                                      .top_k = config->n_experts_per_tok,
+                                      .gate_up = stacked(cursor, &from->gate_up_proj),
+                                      .down = stacked(cursor, &from->experts_down)};
+}
+
+int llama4_weights_init(struct llama4_weights *weights, const struct checkpoint *checkpoint,
+                        const struct kernels *kernels, struct l4_err *err) {
+    const struct model_config *config = checkpoint_config(checkpoint);
+    const struct checkpoint_weights *from = checkpoint_weights(checkpoint);
+    int64_t n_floats = elements(&from->norm), n_matrices = 0;
+    for (int i = 0; i < config->n_layers; i++) {
+        const struct layer_weights *l = &from->layers[i];
+        n_floats += elements(&l->input_layernorm) + elements(&l->post_attention_layernorm) + elements(&l->q_bias) +
+                    elements(&l->k_bias) + elements(&l->v_bias) + elements(&l->o_bias);
+        n_matrices += config->layers[i].is_moe ? 2 * (int64_t)config->n_experts : 0;
+    }
+    *weights = (struct llama4_weights){
+        .embed_tokens = linear(&from->embed_tokens),
+        .lm_head = linear(&from->lm_head),
+        .layers = checked_array((size_t)config->n_layers, sizeof *weights->layers),
+        .vectors = checked_array((size_t)n_floats, sizeof *weights->vectors),
+        .matrices = checked_array((size_t)n_matrices, sizeof *weights->matrices),
+    };
+    if (!weights->layers || !weights->vectors || !weights->matrices) {
+        llama4_weights_fini(weights);
+        return l4_err_set(err, L4_E_NOMEM, "no memory for the weights' tables");
+    }
+    struct cursor cursor = {kernels, weights->vectors, weights->matrices};
+    weights->norm = widen_vector(&cursor, &from->norm);
+    for (int i = 0; i < config->n_layers; i++)
+        bind_layer(&weights->layers[i], &from->layers[i], config, config->layers[i].is_moe, &cursor);
+    return 0;
+}
+
+void llama4_weights_fini(struct llama4_weights *weights) {
+    free(weights->layers);
+    free(weights->vectors);
+    free(weights->matrices);
+}
