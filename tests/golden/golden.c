@@ -16,6 +16,7 @@ static const struct {
     {"variants", "(the kernel variants of this processor)", golden_variants},
     {"text", "MODEL FILE.json", golden_text},
     {"pretokenize", "FILE.json", golden_pretokenize},
+    {"sampler", "PREFIX (of PREFIX.json and PREFIX.safetensors)", golden_sampler},
     {NULL, NULL, NULL}, /* ends the table */
 };
 
