@@ -1,0 +1,114 @@
+/* What the scheduler learns about the time of steps. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "core/sched/step_cost.h"
+
+enum { MAX_CHUNK = 512 };
+
+static void unknown_machine_starts_small(void **state) {
+    (void)state;
+    struct step_cost cost = {0};
+    assert_int_equal(step_cost_chunk(&cost, 0, 0.5, MAX_CHUNK), 32);
+    assert_int_equal(step_cost_chunk(&cost, 3, 0.5, MAX_CHUNK), 32);
+    assert_int_equal(step_cost_chunk(&cost, 0, 0.5, 8), 8);
+}
+
+/* A machine: so long for the weights, so long for a row of either kind. */
+struct machine {
+    double base_s, decode_s, prompt_s;
+};
+
+static double run(const struct machine *m, struct step_cost *cost, int64_t n_decode, int64_t n_prompt) {
+    double seconds = m->base_s + m->decode_s * (double)n_decode + m->prompt_s * (double)n_prompt;
+    step_cost_observe(cost, n_decode, n_prompt, seconds);
+    return seconds;
+}
+
+/* Beside decodes the chunk settles where the step takes most of what is allowed and never more. */
+static void check_machine(struct machine m, int64_t n_decode, double max_step_s) {
+    struct step_cost cost = {0};
+    double seconds = 0;
+    for (int i = 0; i < 5; i++)
+        run(&m, &cost, n_decode, 0);
+    for (int i = 0; i < 60; i++) {
+        int64_t chunk = step_cost_chunk(&cost, n_decode, max_step_s, MAX_CHUNK);
+        assert_in_range(chunk, 1, MAX_CHUNK);
+        seconds = run(&m, &cost, n_decode, chunk);
+        if (i > 0) /* the first chunk was a guess */
+            assert_true(seconds <= max_step_s);
+        if (chunk == MAX_CHUNK)
+            return;
+    }
+    assert_true(seconds >= max_step_s * 0.6);
+}
+
+static void steps_stay_below_the_bound(void **state) {
+    (void)state;
+    check_machine((struct machine){0.010, 0.001, 0.002}, 4, 0.5);
+    check_machine((struct machine){0.200, 0.001, 0.010}, 16, 0.5);
+    check_machine((struct machine){0.001, 0.0001, 0.00005}, 16, 0.5);
+    check_machine((struct machine){0.300, 0.002, 0.0003}, 32, 1.0);
+}
+
+static void slower_prompts_get_shorter_chunks(void **state) {
+    (void)state;
+    struct step_cost cost = {0};
+    int64_t before = 0, after = 0;
+    for (int i = 0; i < 20; i++) {
+        before = step_cost_chunk(&cost, 1, 0.5, MAX_CHUNK);
+        step_cost_observe(&cost, 1, before, 0.002 * (double)before);
+    }
+    for (int i = 0; i < 20; i++) {
+        after = step_cost_chunk(&cost, 1, 0.5, MAX_CHUNK);
+        step_cost_observe(&cost, 1, after, 0.01 * (double)after);
+    }
+    assert_in_range(before, 150, 250);
+    assert_in_range(after, 30, 50);
+}
+
+static void slow_decodes_do_not_starve_prompts(void **state) {
+    (void)state;
+    const struct machine m = {1.2, 0.01, 0.005};
+    struct step_cost cost = {0};
+    for (int i = 0; i < 5; i++)
+        run(&m, &cost, 1, 0);
+    for (int i = 0; i < 30; i++)
+        run(&m, &cost, 1, step_cost_chunk(&cost, 1, 0.5, MAX_CHUNK));
+    assert_in_range(step_cost_chunk(&cost, 1, 0.5, MAX_CHUNK), 15, 25); /* 0.8 * 0.5 / 4 / 0.005 = 20 */
+}
+
+/* With nothing decoding a step may be longer, but not without end: cancel waits for it. */
+static void idle_steps_are_bounded_too(void **state) {
+    (void)state;
+    const struct machine m = {0.0, 0.0, 0.2};
+    struct step_cost cost = {0};
+    for (int i = 0; i < 30; i++)
+        run(&m, &cost, 0, step_cost_chunk(&cost, 0, 0.5, MAX_CHUNK));
+    double seconds = 0.2 * (double)step_cost_chunk(&cost, 0, 0.5, MAX_CHUNK);
+    assert_true(seconds <= 0.5 * STEP_COST_IDLE_FACTOR);
+    assert_true(seconds > 0.5);
+}
+
+static void decode_estimate_grows_with_rows(void **state) {
+    (void)state;
+    struct step_cost cost = {0};
+    assert_true(step_cost_decode_s(&cost, 4) == 0);
+    step_cost_observe(&cost, 4, 0, 0.1);
+    assert_true(step_cost_decode_s(&cost, 0) == 0);
+    assert_true(step_cost_decode_s(&cost, 1) == 0.1); /* fewer rows read the same weights */
+    assert_true(step_cost_decode_s(&cost, 8) == 0.2);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(unknown_machine_starts_small),      cmocka_unit_test(steps_stay_below_the_bound),
+        cmocka_unit_test(slower_prompts_get_shorter_chunks), cmocka_unit_test(slow_decodes_do_not_starve_prompts),
+        cmocka_unit_test(idle_steps_are_bounded_too),        cmocka_unit_test(decode_estimate_grows_with_rows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
