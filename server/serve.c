@@ -268,6 +268,8 @@ int serve_run(struct config *config, const struct serve_source *source) {
         return 1;
     }
     struct l4_err err;
+    if (l4_install_fault_handler(EXIT_FAILURE) != 0)
+        log_event(L4_LOG_WARN, NULL, "a checkpoint that is truncated while in use will not be explained");
     if (start(&daemon, &err) != 0) {
         log_event(L4_LOG_ERROR, NULL, "%s", err.message);
         daemon.exit_status = 1;
