@@ -8,7 +8,7 @@ void answer_head_init(struct answer_head *head, const char *id, const char *obje
     struct l4_buf *out = &head->text;
     *out = (struct l4_buf){0};
     l4_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", id, object, created_s);
-    json_put_string(out, model, strlen(model));
+    codec_put_string(out, model, strlen(model));
     l4_buf_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", fingerprint);
 }
 
@@ -38,8 +38,8 @@ void answer_put_usage_chunk(struct l4_buf *out, const struct answer_head *head, 
 static void put_token(struct l4_buf *out, const struct l4_tokenizer *tokenizer, int32_t id) {
     size_t len = 0;
     const char *bytes = l4_tokenizer_bytes(tokenizer, id, &len);
-    if (!bytes || utf8_is_valid(bytes, len)) {
-        json_put_string(out, bytes ? bytes : "", bytes ? len : 0);
+    if (!bytes || codec_utf8_is_valid(bytes, len)) {
+        codec_put_string(out, bytes ? bytes : "", bytes ? len : 0);
         return;
     }
     l4_buf_puts(out, "\"bytes:");
@@ -54,12 +54,12 @@ static void put_chat_token(struct l4_buf *out, const struct l4_tokenizer *tokeni
     l4_buf_puts(out, "{\"token\":");
     put_token(out, tokenizer, token->id);
     l4_buf_puts(out, ",\"logprob\":");
-    json_put_float(out, token->logprob);
+    codec_put_float(out, token->logprob);
     l4_buf_puts(out, ",\"bytes\":[");
     for (size_t i = 0; bytes && i < len; i++) {
         if (i)
             l4_buf_puts(out, ",");
-        json_put_int(out, (unsigned char)bytes[i]);
+        codec_put_int(out, (unsigned char)bytes[i]);
     }
     l4_buf_puts(out, "]");
 }
@@ -90,7 +90,7 @@ static void put_top_map(struct l4_buf *out, const struct l4_tokenizer *tokenizer
             l4_buf_puts(out, ",");
         put_token(out, tokenizer, at->id);
         l4_buf_puts(out, ":");
-        json_put_float(out, at->logprob);
+        codec_put_float(out, at->logprob);
     }
     l4_buf_puts(out, "}");
 }
@@ -101,12 +101,12 @@ static void add_legacy(struct l4_buf parts[4], const struct l4_tokenizer *tokeni
         for (int i = 0; i < 4; i++)
             l4_buf_puts(&parts[i], ",");
     put_token(&parts[0], tokenizer, entry->token.id);
-    json_put_float(&parts[1], entry->token.logprob);
+    codec_put_float(&parts[1], entry->token.logprob);
     if (isnan(entry->token.logprob))
         l4_buf_puts(&parts[2], "null");
     else
         put_top_map(&parts[2], tokenizer, entry);
-    json_put_int(&parts[3], entry->text_offset);
+    codec_put_int(&parts[3], entry->text_offset);
 }
 
 void logprob_list_add(struct logprob_list *list, enum logprobs_shape shape, const struct l4_tokenizer *tokenizer,

@@ -17,7 +17,7 @@ struct chat_storage {
 static const char *decode_role(const cJSON *message) {
     static const char *const roles[][2] = {{"system", "system"}, {"developer", "system"}, {"user", "user"},
                                            {"tool", "tool"},     {"ipython", "ipython"},  {"assistant", "assistant"}};
-    const cJSON *role = json_get(message, "role");
+    const cJSON *role = codec_get(message, "role");
     for (size_t i = 0; cJSON_IsString(role) && i < sizeof roles / sizeof *roles; i++)
         if (strcmp(role->valuestring, roles[i][0]) == 0)
             return roles[i][1];
@@ -28,8 +28,8 @@ static int decode_part(const cJSON *part, struct l4_text *text, struct codec_err
     struct l4_text type = {0};
     int rc;
     if (!cJSON_IsObject(part))
-        return codec_fail(err, "", "a content part must be an object, not %s", json_kind(part));
-    if ((rc = json_get_text(part, "type", &type, err)))
+        return codec_fail(err, "", "a content part must be an object, not %s", codec_kind(part));
+    if ((rc = codec_get_text(part, "type", &type, err)))
         return rc;
     if (!type.data)
         return codec_fail(err, "type", "the 'type' of a content part is missing");
@@ -38,7 +38,7 @@ static int decode_part(const cJSON *part, struct l4_text *text, struct codec_err
         return codec_fail(err, "type", "images are not served: content parts must be of type 'text'");
     if (strcmp(type.data, "text") != 0 && !is_refusal)
         return codec_fail(err, "type", "content parts must be of type 'text', not '%.40s'", type.data);
-    if ((rc = json_get_text(part, is_refusal ? "refusal" : "text", text, err)))
+    if ((rc = codec_get_text(part, is_refusal ? "refusal" : "text", text, err)))
         return rc;
     return text->data ? 0 : codec_fail(err, type.data, "the '%s' of a content part is missing", type.data);
 }
@@ -63,42 +63,42 @@ static int decode_parts(const cJSON *content, struct l4_message *message, struct
     return 0;
 }
 
-static int decode_call(const cJSON *call, struct json_slice slice, struct l4_tool_call *out, struct codec_err *err) {
+static int decode_call(const cJSON *call, struct codec_slice slice, struct l4_tool_call *out, struct codec_err *err) {
     struct l4_text id, type = {0};
     const cJSON *function = NULL;
     int rc;
     if (!cJSON_IsObject(call))
-        return codec_fail(err, "", "a tool call must be an object, not %s", json_kind(call));
-    if ((rc = json_get_text(call, "id", &id, err)) || (rc = json_get_text(call, "type", &type, err)) ||
-        (rc = json_get_object(call, "function", &function, err)))
+        return codec_fail(err, "", "a tool call must be an object, not %s", codec_kind(call));
+    if ((rc = codec_get_text(call, "id", &id, err)) || (rc = codec_get_text(call, "type", &type, err)) ||
+        (rc = codec_get_object(call, "function", &function, err)))
         return rc;
     if (type.data && strcmp(type.data, "function") != 0)
         return codec_fail(err, "type", "the 'type' of a tool call must be 'function', not '%.40s'", type.data);
     if (!function)
         return codec_fail(err, "function", "the 'function' of a tool call is missing");
-    if ((rc = json_get_text(function, "name", &out->name, err)))
+    if ((rc = codec_get_text(function, "name", &out->name, err)))
         return codec_within(err, "function");
     if (!out->name.data)
         return codec_fail(err, "function.name", "the name of a tool call is missing");
-    const cJSON *arguments = json_get(function, "arguments");
+    const cJSON *arguments = codec_get(function, "arguments");
     if (cJSON_IsObject(arguments)) {
-        slice = json_slice_child(json_slice_child(slice, call, function), function, arguments);
+        slice = codec_slice_child(codec_slice_child(slice, call, function), function, arguments);
         out->arguments_json = (struct l4_text){slice.p, (size_t)(slice.end - slice.p)};
     } else if (cJSON_IsString(arguments)) {
-        out->arguments_json = json_text(arguments);
+        out->arguments_json = codec_text(arguments);
     } else if (arguments) {
         return codec_fail(err, "function.arguments", "the arguments of a tool call must be JSON in a string, not %s",
-                          json_kind(arguments));
+                          codec_kind(arguments));
     }
     if (out->arguments_json.len_bytes == 0) /* what clients write for a call without arguments */
         out->arguments_json = (struct l4_text){"{}", 2};
     return 0;
 }
 
-static int decode_calls(const cJSON *object, struct json_slice slice, struct l4_message *message,
+static int decode_calls(const cJSON *object, struct codec_slice slice, struct l4_message *message,
                         struct message_storage *storage, struct codec_err *err) {
     const cJSON *calls = NULL, *call;
-    int rc = json_get_array(object, "tool_calls", &calls, err);
+    int rc = codec_get_array(object, "tool_calls", &calls, err);
     if (rc || !calls || !calls->child)
         return rc;
     if (strcmp(message->role, "assistant") != 0)
@@ -106,9 +106,9 @@ static int decode_calls(const cJSON *object, struct json_slice slice, struct l4_
     storage->calls = calloc((size_t)cJSON_GetArraySize(calls), sizeof *storage->calls);
     if (!storage->calls)
         return codec_no_memory(err);
-    struct json_slice cursor = json_slice_enter(json_slice_child(slice, object, calls));
+    struct codec_slice cursor = codec_slice_enter(codec_slice_child(slice, object, calls));
     cJSON_ArrayForEach(call, calls) {
-        rc = decode_call(call, json_slice_next(&cursor, false), &storage->calls[message->n_tool_calls], err);
+        rc = decode_call(call, codec_slice_next(&cursor, false), &storage->calls[message->n_tool_calls], err);
         if (rc)
             return codec_within(err, "tool_calls[%zu]", message->n_tool_calls);
         message->n_tool_calls++;
@@ -117,29 +117,29 @@ static int decode_calls(const cJSON *object, struct json_slice slice, struct l4_
     return 0;
 }
 
-static int decode_message(const cJSON *object, struct json_slice slice, struct l4_message *message,
+static int decode_message(const cJSON *object, struct codec_slice slice, struct l4_message *message,
                           struct message_storage *storage, struct codec_err *err) {
     struct l4_text ignored;
     int rc;
     if (!cJSON_IsObject(object))
-        return codec_fail(err, "", "a message must be an object, not %s", json_kind(object));
+        return codec_fail(err, "", "a message must be an object, not %s", codec_kind(object));
     message->role = decode_role(object);
     if (!message->role)
         return codec_fail(err, "role",
                           "the 'role' of a message must be 'system', 'developer', 'user', 'assistant' or 'tool'");
     if ((rc = decode_calls(object, slice, message, storage, err)) ||
-        (rc = json_get_text(object, "name", &ignored, err)) ||
-        (rc = json_get_text(object, "tool_call_id", &ignored, err)))
+        (rc = codec_get_text(object, "name", &ignored, err)) ||
+        (rc = codec_get_text(object, "tool_call_id", &ignored, err)))
         return rc;
-    const cJSON *content = json_get(object, "content");
+    const cJSON *content = codec_get(object, "content");
     message->content = (struct l4_text){"", 0};
     if (cJSON_IsArray(content))
         return decode_parts(content, message, &storage->joined, err);
     if (cJSON_IsString(content))
-        message->content = json_text(content);
+        message->content = codec_text(content);
     else if (content)
         return codec_fail(err, "content", "'content' must be a string or an array of parts, not %s",
-                          json_kind(content));
+                          codec_kind(content));
     else if (strcmp(message->role, "assistant") != 0)
         return codec_fail(err, "content", "the 'content' of a message is missing");
     return 0;
@@ -148,7 +148,7 @@ static int decode_message(const cJSON *object, struct json_slice slice, struct l
 static int decode_messages(struct chat_request *request, struct codec_err *err) {
     const cJSON *root = request->body.root, *messages = NULL, *item;
     struct chat_storage *storage = request->storage;
-    int rc = json_get_array(root, "messages", &messages, err);
+    int rc = codec_get_array(root, "messages", &messages, err);
     if (rc)
         return rc;
     if (!messages || !messages->child)
@@ -158,10 +158,10 @@ static int decode_messages(struct chat_request *request, struct codec_err *err) 
     storage->parts = calloc(n, sizeof *storage->parts);
     if (!storage->messages || !storage->parts)
         return codec_no_memory(err);
-    struct json_slice cursor = json_slice_enter(json_slice_child(json_slice_root(&request->body), root, messages));
+    struct codec_slice cursor = codec_slice_enter(codec_slice_child(codec_slice_root(&request->body), root, messages));
     cJSON_ArrayForEach(item, messages) {
         size_t i = storage->n_parts++;
-        rc = decode_message(item, json_slice_next(&cursor, false), &storage->messages[i], &storage->parts[i], err);
+        rc = decode_message(item, codec_slice_next(&cursor, false), &storage->messages[i], &storage->parts[i], err);
         if (rc)
             return codec_within(err, "messages[%zu]", i);
     }
@@ -175,16 +175,16 @@ static int check_tool(const cJSON *tool, struct codec_err *err) {
     const cJSON *function = NULL, *parameters;
     int rc;
     if (!cJSON_IsObject(tool))
-        return codec_fail(err, "", "a tool must be an object, not %s", json_kind(tool));
-    if ((rc = json_get_text(tool, "type", &type, err)) || (rc = json_get_object(tool, "function", &function, err)))
+        return codec_fail(err, "", "a tool must be an object, not %s", codec_kind(tool));
+    if ((rc = codec_get_text(tool, "type", &type, err)) || (rc = codec_get_object(tool, "function", &function, err)))
         return rc;
     if (!type.data || strcmp(type.data, "function") != 0)
         return codec_fail(err, "type", "the 'type' of a tool must be 'function'");
     if (!function)
         return codec_fail(err, "function", "the 'function' of a tool is missing");
-    if ((rc = json_get_text(function, "name", &name, err)) ||
-        (rc = json_get_text(function, "description", &description, err)) ||
-        (rc = json_get_object(function, "parameters", &parameters, err)))
+    if ((rc = codec_get_text(function, "name", &name, err)) ||
+        (rc = codec_get_text(function, "description", &description, err)) ||
+        (rc = codec_get_object(function, "parameters", &parameters, err)))
         return codec_within(err, "function");
     if (name.len_bytes == 0)
         return codec_fail(err, "function.name", "the name of a tool is missing");
@@ -194,16 +194,16 @@ static int check_tool(const cJSON *tool, struct codec_err *err) {
 static int decode_tools(struct chat_request *request, bool use, struct codec_err *err) {
     const cJSON *root = request->body.root, *tools = NULL, *tool;
     struct chat_storage *storage = request->storage;
-    int rc = json_get_array(root, "tools", &tools, err);
+    int rc = codec_get_array(root, "tools", &tools, err);
     if (rc || !tools || !tools->child)
         return rc;
     storage->tools = calloc((size_t)cJSON_GetArraySize(tools), sizeof *storage->tools);
     if (!storage->tools)
         return codec_no_memory(err);
-    struct json_slice cursor = json_slice_enter(json_slice_child(json_slice_root(&request->body), root, tools));
+    struct codec_slice cursor = codec_slice_enter(codec_slice_child(codec_slice_root(&request->body), root, tools));
     size_t n = 0;
     cJSON_ArrayForEach(tool, tools) {
-        struct json_slice slice = json_slice_next(&cursor, false);
+        struct codec_slice slice = codec_slice_next(&cursor, false);
         if ((rc = check_tool(tool, err)))
             return codec_within(err, "tools[%zu]", n);
         storage->tools[n++] = (struct l4_text){slice.p, (size_t)(slice.end - slice.p)};
@@ -215,7 +215,7 @@ static int decode_tools(struct chat_request *request, bool use, struct codec_err
 
 /* What constrains decoding is refused: an answer that ignores it would look as if it obeyed. */
 static int decode_constraints(const cJSON *root, bool *use_tools, struct codec_err *err) {
-    const cJSON *choice = json_get(root, "tool_choice"), *format = NULL;
+    const cJSON *choice = codec_get(root, "tool_choice"), *format = NULL;
     struct l4_text type = {0};
     bool parallel;
     int rc;
@@ -227,10 +227,10 @@ static int decode_constraints(const cJSON *root, bool *use_tools, struct codec_e
                           "'tool_choice' must be 'none' or 'auto': a call cannot be forced on this server");
     else if (choice && !(cJSON_IsString(choice) && strcmp(choice->valuestring, "auto") == 0))
         return codec_fail(err, "tool_choice", "'tool_choice' must be 'none' or 'auto'");
-    if ((rc = json_get_bool(root, "parallel_tool_calls", &parallel, err)) ||
-        (rc = json_get_object(root, "response_format", &format, err)) || !format)
+    if ((rc = codec_get_bool(root, "parallel_tool_calls", &parallel, err)) ||
+        (rc = codec_get_object(root, "response_format", &format, err)) || !format)
         return rc;
-    if ((rc = json_get_text(format, "type", &type, err)))
+    if ((rc = codec_get_text(format, "type", &type, err)))
         return codec_within(err, "response_format");
     if (!type.data || strcmp(type.data, "text") != 0)
         return codec_fail(err, "response_format",
@@ -241,10 +241,10 @@ static int decode_constraints(const cJSON *root, bool *use_tools, struct codec_e
 static int decode_own(const cJSON *root, struct gen_params *params, struct codec_err *err) {
     int64_t n_top = -1;
     int rc;
-    if ((rc = json_get_int(root, "max_tokens", 1, INT32_MAX, &params->max_tokens, err)) ||
-        (rc = json_get_int(root, "max_completion_tokens", 1, INT32_MAX, &params->max_tokens, err)) ||
-        (rc = json_get_bool(root, "logprobs", &params->logprobs, err)) ||
-        (rc = json_get_int(root, "top_logprobs", 0, L4_MAX_TOP_LOGPROBS, &n_top, err)))
+    if ((rc = codec_get_int(root, "max_tokens", 1, INT32_MAX, &params->max_tokens, err)) ||
+        (rc = codec_get_int(root, "max_completion_tokens", 1, INT32_MAX, &params->max_tokens, err)) ||
+        (rc = codec_get_bool(root, "logprobs", &params->logprobs, err)) ||
+        (rc = codec_get_int(root, "top_logprobs", 0, L4_MAX_TOP_LOGPROBS, &n_top, err)))
         return rc;
     if (n_top > 0 && !params->logprobs)
         return codec_fail(err, "top_logprobs", "'top_logprobs' is allowed only with 'logprobs': true");
@@ -256,10 +256,10 @@ static int decode_turns(struct chat_request *request, struct codec_err *err) {
     const cJSON *root = request->body.root;
     struct l4_chat *chat = &request->chat;
     int rc;
-    if ((rc = json_get_bool(root, "continue_final_message", &chat->continue_final_message, err)))
+    if ((rc = codec_get_bool(root, "continue_final_message", &chat->continue_final_message, err)))
         return rc;
     chat->add_generation_prompt = !chat->continue_final_message;
-    if ((rc = json_get_bool(root, "add_generation_prompt", &chat->add_generation_prompt, err)) ||
+    if ((rc = codec_get_bool(root, "add_generation_prompt", &chat->add_generation_prompt, err)) ||
         !chat->continue_final_message)
         return rc;
     const struct l4_message *last = &chat->messages[chat->n_messages - 1];
@@ -280,7 +280,7 @@ int chat_decode(const char *text, size_t len_bytes, const struct codec_limits *l
     request->storage = calloc(1, sizeof *request->storage);
     if (!request->storage)
         return codec_no_memory(err);
-    if ((rc = json_body_parse(&request->body, text, len_bytes, err)) ||
+    if ((rc = codec_body_parse(&request->body, text, len_bytes, err)) ||
         (rc = params_decode(&request->body, limits, &request->params, err)) ||
         (rc = decode_own(request->body.root, &request->params, err)) || (rc = decode_messages(request, err)) ||
         (rc = decode_turns(request, err)) || (rc = decode_constraints(request->body.root, &use_tools, err)))
@@ -301,7 +301,7 @@ void chat_request_free(struct chat_request *request) {
         free(storage);
     }
     params_free(&request->params);
-    json_body_free(&request->body);
+    codec_body_free(&request->body);
     *request = (struct chat_request){0};
 }
 
@@ -324,13 +324,13 @@ void chat_put_chunk(struct l4_buf *out, const struct answer_head *head, enum cha
                     const struct answer_choice *choice, bool usage_null) {
     l4_buf_append(out, head->text.data, head->text.len);
     l4_buf_puts(out, "{\"index\":");
-    json_put_int(out, choice->index);
+    codec_put_int(out, choice->index);
     l4_buf_puts(out, ",\"delta\":{");
     if (delta == CHAT_DELTA_ROLE) {
         l4_buf_puts(out, "\"role\":\"assistant\",\"content\":\"\"");
     } else if (delta == CHAT_DELTA_TEXT) {
         l4_buf_puts(out, "\"content\":");
-        json_put_string(out, choice->text.data, choice->text.len_bytes);
+        codec_put_string(out, choice->text.data, choice->text.len_bytes);
     }
     put_end_of_choice(out, choice);
     l4_buf_puts(out, usage_null ? "],\"usage\":null}" : "]}");
@@ -341,9 +341,9 @@ void chat_put_whole(struct l4_buf *out, const struct answer_head *head, const st
     l4_buf_append(out, head->text.data, head->text.len);
     for (size_t i = 0; i < n_choices; i++) {
         l4_buf_puts(out, i ? ",{\"index\":" : "{\"index\":");
-        json_put_int(out, choices[i].index);
+        codec_put_int(out, choices[i].index);
         l4_buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
-        json_put_string(out, choices[i].text.data, choices[i].text.len_bytes);
+        codec_put_string(out, choices[i].text.data, choices[i].text.len_bytes);
         l4_buf_puts(out, ",\"refusal\":null");
         put_end_of_choice(out, &choices[i]);
     }

@@ -8,7 +8,7 @@
 struct chat_storage;
 
 struct chat_request {
-    struct json_body body;
+    struct codec_body body;
     struct gen_params params;
     struct l4_chat chat;          /* points into the body and into storage */
     struct chat_storage *storage; /* owned */

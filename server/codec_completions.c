@@ -14,7 +14,7 @@ static int decode_ids(const cJSON *array, const struct codec_limits *limits, str
         return codec_no_memory(err);
     cJSON_ArrayForEach(item, array) {
         int64_t id;
-        if (!json_to_int(item, 0, limits->vocab_size - 1, &id)) {
+        if (!codec_to_int(item, 0, limits->vocab_size - 1, &id)) {
             codec_fail(err, "", "a prompt of token ids must hold integers from 0 to %d", (int)limits->vocab_size - 1);
             return codec_within(err, "[%zu]", prompt->n_ids);
         }
@@ -26,13 +26,13 @@ static int decode_ids(const cJSON *array, const struct codec_limits *limits, str
 /* Four forms: a string, an array of strings, an array of ids, an array of arrays of ids. */
 static int decode_prompts(const cJSON *root, const struct codec_limits *limits, struct completions_request *request,
                           struct codec_err *err) {
-    const cJSON *prompt = json_get(root, "prompt"), *item;
+    const cJSON *prompt = codec_get(root, "prompt"), *item;
     if (!prompt)
         return codec_fail(err, "prompt", "'prompt' is missing");
     bool is_list = cJSON_IsArray(prompt) && !cJSON_IsNumber(prompt->child);
     size_t n = is_list ? (size_t)cJSON_GetArraySize(prompt) : 1;
     if (!cJSON_IsArray(prompt) && !cJSON_IsString(prompt))
-        return codec_fail(err, "prompt", "'prompt' must be a string or an array, not %s", json_kind(prompt));
+        return codec_fail(err, "prompt", "'prompt' must be a string or an array, not %s", codec_kind(prompt));
     if (n == 0)
         return codec_fail(err, "prompt", "'prompt' must not be an empty array");
     if (n > PARAMS_MAX_CHOICES)
@@ -44,11 +44,11 @@ static int decode_prompts(const cJSON *root, const struct codec_limits *limits, 
         struct completions_prompt *at = &request->prompts[request->n_prompts++];
         int rc = 0;
         if (cJSON_IsString(item))
-            at->text = json_text(item);
+            at->text = codec_text(item);
         else if (cJSON_IsArray(item))
             rc = decode_ids(item, limits, at, err);
         else
-            rc = codec_fail(err, "", "'prompt' must hold strings or arrays of token ids, not %s", json_kind(item));
+            rc = codec_fail(err, "", "'prompt' must hold strings or arrays of token ids, not %s", codec_kind(item));
         if (rc && is_list)
             rc = codec_within(err, "[%zu]", request->n_prompts - 1);
         if (rc)
@@ -64,10 +64,10 @@ static int decode_own(const cJSON *root, struct completions_request *request, st
     int64_t n_top = -1, best_of = params->n;
     int rc;
     params->max_tokens = 16;
-    if ((rc = json_get_int(root, "max_tokens", 0, INT32_MAX, &params->max_tokens, err)) ||
-        (rc = json_get_int(root, "logprobs", 0, L4_MAX_TOP_LOGPROBS, &n_top, err)) ||
-        (rc = json_get_bool(root, "echo", &params->echo, err)) ||
-        (rc = json_get_int(root, "best_of", 1, PARAMS_MAX_N, &best_of, err)))
+    if ((rc = codec_get_int(root, "max_tokens", 0, INT32_MAX, &params->max_tokens, err)) ||
+        (rc = codec_get_int(root, "logprobs", 0, L4_MAX_TOP_LOGPROBS, &n_top, err)) ||
+        (rc = codec_get_bool(root, "echo", &params->echo, err)) ||
+        (rc = codec_get_int(root, "best_of", 1, PARAMS_MAX_N, &best_of, err)))
         return rc;
     params->logprobs = n_top >= 0;
     params->n_top_logprobs = n_top > 0 ? (int)n_top : 0;
@@ -76,7 +76,7 @@ static int decode_own(const cJSON *root, struct completions_request *request, st
     if (best_of > params->n && params->stream)
         return codec_fail(err, "best_of", "'best_of' greater than 'n' cannot be streamed");
     params->best_of = (int)best_of;
-    if (json_get(root, "suffix"))
+    if (codec_get(root, "suffix"))
         return codec_fail(err, "suffix", "'suffix' is not served: the model completes at the end only");
     if (request->n_prompts * (size_t)best_of > PARAMS_MAX_CHOICES)
         return codec_fail(err, best_of > params->n ? "best_of" : "n", "%zu prompts times %d choices are more than %d",
@@ -88,7 +88,7 @@ int completions_decode(const char *text, size_t len_bytes, const struct codec_li
                        struct completions_request *request, struct codec_err *err) {
     *request = (struct completions_request){0};
     int rc;
-    if ((rc = json_body_parse(&request->body, text, len_bytes, err)) ||
+    if ((rc = codec_body_parse(&request->body, text, len_bytes, err)) ||
         (rc = params_decode(&request->body, limits, &request->params, err)) ||
         (rc = decode_prompts(request->body.root, limits, request, err)))
         return rc;
@@ -100,15 +100,15 @@ void completions_request_free(struct completions_request *request) {
         free(request->prompts[i].ids);
     free(request->prompts);
     params_free(&request->params);
-    json_body_free(&request->body);
+    codec_body_free(&request->body);
     *request = (struct completions_request){0};
 }
 
 static void put_choice(struct l4_buf *out, const struct answer_choice *choice) {
     l4_buf_puts(out, "{\"index\":");
-    json_put_int(out, choice->index);
+    codec_put_int(out, choice->index);
     l4_buf_puts(out, ",\"text\":");
-    json_put_string(out, choice->text.data, choice->text.len_bytes);
+    codec_put_string(out, choice->text.data, choice->text.len_bytes);
     l4_buf_puts(out, ",\"logprobs\":");
     if (choice->logprobs)
         logprob_list_put(out, LOGPROBS_LEGACY, choice->logprobs);
@@ -116,7 +116,7 @@ static void put_choice(struct l4_buf *out, const struct answer_choice *choice) {
         l4_buf_puts(out, "null");
     l4_buf_puts(out, ",\"finish_reason\":");
     if (choice->finish_reason)
-        json_put_string(out, choice->finish_reason, strlen(choice->finish_reason));
+        codec_put_string(out, choice->finish_reason, strlen(choice->finish_reason));
     else
         l4_buf_puts(out, "null");
     l4_buf_puts(out, "}");

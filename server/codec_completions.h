@@ -13,7 +13,7 @@ struct completions_prompt {
 };
 
 struct completions_request {
-    struct json_body body;
+    struct codec_body body;
     struct gen_params params;
     struct completions_prompt *prompts;
     size_t n_prompts;

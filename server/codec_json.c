@@ -16,7 +16,7 @@ int codec_fail(struct codec_err *err, const char *param, const char *fmt, ...) {
     vsnprintf(err->message, sizeof err->message, fmt, args);
     va_end(args);
     for (size_t i = 0, n; err->message[i]; i += n) /* a quoted text may have been cut inside a character */
-        if ((n = utf8_char_bytes(err->message + i, strlen(err->message + i))) == 0)
+        if ((n = codec_utf8_char_bytes(err->message + i, strlen(err->message + i))) == 0)
             err->message[i] = '?', n = 1;
     return L4_E_INVALID;
 }
@@ -40,7 +40,7 @@ int codec_within(struct codec_err *err, const char *fmt, ...) {
 /* ---- bodies -------------------------------------------------------------------------------------------------------
  */
 
-size_t utf8_char_bytes(const char *p, size_t left) {
+size_t codec_utf8_char_bytes(const char *p, size_t left) {
     const unsigned char *s = (const unsigned char *)p;
     if (s[0] < 0x80)
         return 1;
@@ -60,9 +60,9 @@ size_t utf8_char_bytes(const char *p, size_t left) {
     return n;
 }
 
-bool utf8_is_valid(const char *text, size_t len_bytes) {
+bool codec_utf8_is_valid(const char *text, size_t len_bytes) {
     for (size_t i = 0, n; i < len_bytes; i += n)
-        if ((n = utf8_char_bytes(text + i, len_bytes - i)) == 0)
+        if ((n = codec_utf8_char_bytes(text + i, len_bytes - i)) == 0)
             return false;
     return true;
 }
@@ -74,7 +74,7 @@ static int check_text(const char *text, size_t len_bytes, struct codec_err *err)
     int depth = 0, n_values = 0;
     for (size_t i = 0, n; i < len_bytes; i += n) {
         unsigned char c = (unsigned char)text[i];
-        if ((n = utf8_char_bytes(text + i, len_bytes - i)) == 0)
+        if ((n = codec_utf8_char_bytes(text + i, len_bytes - i)) == 0)
             return codec_fail(err, NULL, "the body is not valid UTF-8 at byte %zu", i);
         if (c == '\0')
             return codec_fail(err, NULL, "the body has a NUL at byte %zu", i);
@@ -92,22 +92,22 @@ static int check_text(const char *text, size_t len_bytes, struct codec_err *err)
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
-            if (++depth > JSON_MAX_DEPTH)
-                return codec_fail(err, NULL, "the body is nested deeper than %d levels", JSON_MAX_DEPTH);
+            if (++depth > CODEC_MAX_DEPTH)
+                return codec_fail(err, NULL, "the body is nested deeper than %d levels", CODEC_MAX_DEPTH);
             n_values++;
         } else if (c == '}' || c == ']') {
             depth--;
         } else if (c == ',') {
             n_values++;
         }
-        if (n_values > JSON_MAX_VALUES)
-            return codec_fail(err, NULL, "the body holds more than %d values", JSON_MAX_VALUES);
+        if (n_values > CODEC_MAX_VALUES)
+            return codec_fail(err, NULL, "the body holds more than %d values", CODEC_MAX_VALUES);
     }
     return 0;
 }
 
-int json_body_parse(struct json_body *body, const char *text, size_t len_bytes, struct codec_err *err) {
-    *body = (struct json_body){.text = text, .end = text + len_bytes};
+int codec_body_parse(struct codec_body *body, const char *text, size_t len_bytes, struct codec_err *err) {
+    *body = (struct codec_body){.text = text, .end = text + len_bytes};
     if (len_bytes == 0)
         return codec_fail(err, NULL, "the body is empty: send a JSON object");
     int rc = check_text(text, len_bytes, err);
@@ -120,32 +120,32 @@ int json_body_parse(struct json_body *body, const char *text, size_t len_bytes, 
     while (stop < body->end && (unsigned char)*stop <= ' ')
         stop++;
     if (stop < body->end) {
-        json_body_free(body);
+        codec_body_free(body);
         return codec_fail(err, NULL, "the body goes on after the JSON value, at byte %zu", (size_t)(stop - text));
     }
     if (!cJSON_IsObject(body->root)) {
-        codec_fail(err, NULL, "the body must be a JSON object, not %s", json_kind(body->root));
-        json_body_free(body);
+        codec_fail(err, NULL, "the body must be a JSON object, not %s", codec_kind(body->root));
+        codec_body_free(body);
         return L4_E_INVALID;
     }
     return 0;
 }
 
-void json_body_free(struct json_body *body) {
+void codec_body_free(struct codec_body *body) {
     cJSON_Delete(body->root);
-    *body = (struct json_body){0};
+    *body = (struct codec_body){0};
 }
 
 /* ---- fields -------------------------------------------------------------------------------------------------------
  */
 
-const cJSON *json_get(const cJSON *object, const char *name) {
+const cJSON *codec_get(const cJSON *object, const char *name) {
     const cJSON *found = NULL, *member;
     cJSON_ArrayForEach(member, object) if (strcmp(member->string, name) == 0) found = member;
     return found && !cJSON_IsNull(found) ? found : NULL;
 }
 
-const char *json_kind(const cJSON *item) {
+const char *codec_kind(const cJSON *item) {
     return cJSON_IsString(item)   ? "a string"
            : cJSON_IsNumber(item) ? "a number"
            : cJSON_IsBool(item)   ? "a boolean"
@@ -154,11 +154,11 @@ const char *json_kind(const cJSON *item) {
                                   : "null";
 }
 
-struct l4_text json_text(const cJSON *string) {
+struct l4_text codec_text(const cJSON *string) {
     return (struct l4_text){string->valuestring, strlen(string->valuestring)};
 }
 
-bool json_to_int(const cJSON *item, int64_t min, int64_t max, int64_t *out) {
+bool codec_to_int(const cJSON *item, int64_t min, int64_t max, int64_t *out) {
     if (!cJSON_IsNumber(item))
         return false;
     double x = item->valuedouble;
@@ -168,59 +168,60 @@ bool json_to_int(const cJSON *item, int64_t min, int64_t max, int64_t *out) {
     return true;
 }
 
-int json_get_bool(const cJSON *object, const char *name, bool *out, struct codec_err *err) {
-    const cJSON *item = json_get(object, name);
+int codec_get_bool(const cJSON *object, const char *name, bool *out, struct codec_err *err) {
+    const cJSON *item = codec_get(object, name);
     if (item && !cJSON_IsBool(item))
-        return codec_fail(err, name, "'%s' must be true or false, not %s", name, json_kind(item));
+        return codec_fail(err, name, "'%s' must be true or false, not %s", name, codec_kind(item));
     if (item)
         *out = cJSON_IsTrue(item);
     return 0;
 }
 
-int json_get_float(const cJSON *object, const char *name, double min, double max, float *out, struct codec_err *err) {
-    const cJSON *item = json_get(object, name);
+int codec_get_float(const cJSON *object, const char *name, double min, double max, float *out, struct codec_err *err) {
+    const cJSON *item = codec_get(object, name);
     if (!item)
         return 0;
     if (!cJSON_IsNumber(item))
-        return codec_fail(err, name, "'%s' must be a number from %g to %g, not %s", name, min, max, json_kind(item));
+        return codec_fail(err, name, "'%s' must be a number from %g to %g, not %s", name, min, max, codec_kind(item));
     if (!(item->valuedouble >= min && item->valuedouble <= max))
         return codec_fail(err, name, "'%s' must be from %g to %g, not %g", name, min, max, item->valuedouble);
     *out = (float)item->valuedouble;
     return 0;
 }
 
-int json_get_int(const cJSON *object, const char *name, int64_t min, int64_t max, int64_t *out, struct codec_err *err) {
-    const cJSON *item = json_get(object, name);
-    if (!item || json_to_int(item, min, max, out))
+int codec_get_int(const cJSON *object, const char *name, int64_t min, int64_t max, int64_t *out,
+                  struct codec_err *err) {
+    const cJSON *item = codec_get(object, name);
+    if (!item || codec_to_int(item, min, max, out))
         return 0;
     if (!cJSON_IsNumber(item))
         return codec_fail(err, name, "'%s' must be an integer from %lld to %lld, not %s", name, (long long)min,
-                          (long long)max, json_kind(item));
+                          (long long)max, codec_kind(item));
     return codec_fail(err, name, "'%s' must be an integer from %lld to %lld, not %.17g", name, (long long)min,
                       (long long)max, item->valuedouble);
 }
 
-int json_get_text(const cJSON *object, const char *name, struct l4_text *out, struct codec_err *err) {
-    const cJSON *item = json_get(object, name);
+int codec_get_text(const cJSON *object, const char *name, struct l4_text *out, struct codec_err *err) {
+    const cJSON *item = codec_get(object, name);
     if (item && !cJSON_IsString(item))
-        return codec_fail(err, name, "'%s' must be a string, not %s", name, json_kind(item));
+        return codec_fail(err, name, "'%s' must be a string, not %s", name, codec_kind(item));
     if (item)
-        *out = json_text(item);
+        *out = codec_text(item);
     return 0;
 }
 
-int json_get_array(const cJSON *object, const char *name, const cJSON **out, struct codec_err *err) {
-    const cJSON *item = json_get(object, name);
+int codec_get_array(const cJSON *object, const char *name, const cJSON **out, struct codec_err *err) {
+    const cJSON *item = codec_get(object, name);
     if (item && !cJSON_IsArray(item))
-        return codec_fail(err, name, "'%s' must be an array, not %s", name, json_kind(item));
+        return codec_fail(err, name, "'%s' must be an array, not %s", name, codec_kind(item));
     *out = item;
     return 0;
 }
 
-int json_get_object(const cJSON *object, const char *name, const cJSON **out, struct codec_err *err) {
-    const cJSON *item = json_get(object, name);
+int codec_get_object(const cJSON *object, const char *name, const cJSON **out, struct codec_err *err) {
+    const cJSON *item = codec_get(object, name);
     if (item && !cJSON_IsObject(item))
-        return codec_fail(err, name, "'%s' must be an object, not %s", name, json_kind(item));
+        return codec_fail(err, name, "'%s' must be an object, not %s", name, codec_kind(item));
     *out = item;
     return 0;
 }
@@ -265,37 +266,37 @@ static const char *skip_value(const char *p, const char *end) {
     return p;
 }
 
-struct json_slice json_slice_root(const struct json_body *body) {
+struct codec_slice codec_slice_root(const struct codec_body *body) {
     const char *p = body->text;
     if (body->end - p >= 3 && memcmp(p, "\xef\xbb\xbf", 3) == 0) /* cJSON skips a byte order mark */
         p += 3;
     p = skip_space(p, body->end);
-    return (struct json_slice){p, skip_value(p, body->end)};
+    return (struct codec_slice){p, skip_value(p, body->end)};
 }
 
-struct json_slice json_slice_enter(struct json_slice container) {
-    return (struct json_slice){container.p + 1, container.end - 1};
+struct codec_slice codec_slice_enter(struct codec_slice container) {
+    return (struct codec_slice){container.p + 1, container.end - 1};
 }
 
-struct json_slice json_slice_next(struct json_slice *cursor, bool has_keys) {
+struct codec_slice codec_slice_next(struct codec_slice *cursor, bool has_keys) {
     const char *p = skip_space(cursor->p, cursor->end);
     if (p < cursor->end && *p == ',')
         p = skip_space(p + 1, cursor->end);
     if (p == cursor->end)
-        return (struct json_slice){NULL, NULL};
+        return (struct codec_slice){NULL, NULL};
     if (has_keys) {
         p = skip_space(skip_string(p, cursor->end), cursor->end);
         p = skip_space(p + 1, cursor->end); /* the colon */
     }
     cursor->p = skip_value(p, cursor->end);
-    return (struct json_slice){p, cursor->p};
+    return (struct codec_slice){p, cursor->p};
 }
 
-struct json_slice json_slice_child(struct json_slice slice, const cJSON *parent, const cJSON *child) {
-    struct json_slice cursor = json_slice_enter(slice), value = {NULL, NULL};
+struct codec_slice codec_slice_child(struct codec_slice slice, const cJSON *parent, const cJSON *child) {
+    struct codec_slice cursor = codec_slice_enter(slice), value = {NULL, NULL};
     const cJSON *at;
     cJSON_ArrayForEach(at, parent) {
-        value = json_slice_next(&cursor, cJSON_IsObject(parent));
+        value = codec_slice_next(&cursor, cJSON_IsObject(parent));
         if (at == child)
             break;
     }
@@ -315,11 +316,11 @@ static void put_escape(struct l4_buf *out, unsigned char c) {
     l4_buf_append(out, text, at ? 2 : 6);
 }
 
-void json_put_escaped(struct l4_buf *out, const char *text, size_t len_bytes) {
+void codec_put_escaped(struct l4_buf *out, const char *text, size_t len_bytes) {
     size_t done = 0, i = 0;
     while (i < len_bytes) {
         unsigned char c = (unsigned char)text[i];
-        size_t n = c < 0x80 ? 1 : utf8_char_bytes(text + i, len_bytes - i);
+        size_t n = c < 0x80 ? 1 : codec_utf8_char_bytes(text + i, len_bytes - i);
         if (n > 0 && c >= 0x20 && c != '"' && c != '\\') {
             i += n;
             continue;
@@ -334,13 +335,13 @@ void json_put_escaped(struct l4_buf *out, const char *text, size_t len_bytes) {
     l4_buf_append(out, text + done, len_bytes - done);
 }
 
-void json_put_string(struct l4_buf *out, const char *text, size_t len_bytes) {
+void codec_put_string(struct l4_buf *out, const char *text, size_t len_bytes) {
     l4_buf_append(out, "\"", 1);
-    json_put_escaped(out, text, len_bytes);
+    codec_put_escaped(out, text, len_bytes);
     l4_buf_append(out, "\"", 1);
 }
 
-void json_put_int(struct l4_buf *out, int64_t value) {
+void codec_put_int(struct l4_buf *out, int64_t value) {
     char text[24], *p = text + sizeof text;
     uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
     do
@@ -351,7 +352,7 @@ void json_put_int(struct l4_buf *out, int64_t value) {
     l4_buf_append(out, p, (size_t)(text + sizeof text - p));
 }
 
-void json_put_float(struct l4_buf *out, double value) {
+void codec_put_float(struct l4_buf *out, double value) {
     if (isnan(value))
         l4_buf_puts(out, "null");
     else if (isinf(value))

@@ -3,7 +3,7 @@
  * Pure functions: no engine, no HTTP.  Thread: any, an object belongs to one at a time.
  *
  * What a request body may be: an object in UTF-8 without a NUL, raw or as \u0000 (cJSON would cut the string there),
- * at most JSON_MAX_DEPTH levels and JSON_MAX_VALUES values.  null counts as absent.  Of a key that occurs twice the
+ * at most CODEC_MAX_DEPTH levels and CODEC_MAX_VALUES values.  null counts as absent.  Of a key that occurs twice the
  * last one counts, as in Python, JavaScript and Go. */
 #ifndef SERVER_CODEC_JSON_H
 #define SERVER_CODEC_JSON_H
@@ -15,7 +15,7 @@
 #include "llama4/buf.h"
 #include "llama4/text.h"
 
-enum { JSON_MAX_DEPTH = 256, JSON_MAX_VALUES = 1 << 20 };
+enum { CODEC_MAX_DEPTH = 256, CODEC_MAX_VALUES = 1 << 20 };
 
 /* Why a request is refused.  status is an HTTP status; param and code are empty where there is none. */
 struct codec_err {
@@ -32,57 +32,57 @@ int codec_fail(struct codec_err *err, const char *param, const char *fmt, ...) L
 int codec_within(struct codec_err *err, const char *fmt, ...) L4_PRINTF(2, 3);
 
 /* A parsed body.  text is borrowed and must outlive it: slices point into it. */
-struct json_body {
+struct codec_body {
     cJSON *root;
     const char *text, *end;
 };
-int json_body_parse(struct json_body *body, const char *text, size_t len_bytes, struct codec_err *err) L4_MUST_CHECK;
-void json_body_free(struct json_body *body); /* all zero is allowed */
+int codec_body_parse(struct codec_body *body, const char *text, size_t len_bytes, struct codec_err *err) L4_MUST_CHECK;
+void codec_body_free(struct codec_body *body); /* all zero is allowed */
 
 /* The last member of that name, NULL if there is none or it is null. */
-const cJSON *json_get(const cJSON *object, const char *name);
+const cJSON *codec_get(const cJSON *object, const char *name);
 
 /* Typed fields: absent leaves *out as it is.  Errors name the field, what it must be and what it was. */
-int json_get_bool(const cJSON *object, const char *name, bool *out, struct codec_err *err) L4_MUST_CHECK;
-int json_get_float(const cJSON *object, const char *name, double min, double max, float *out,
-                   struct codec_err *err) L4_MUST_CHECK;
-int json_get_int(const cJSON *object, const char *name, int64_t min, int64_t max, int64_t *out,
-                 struct codec_err *err) L4_MUST_CHECK;
+int codec_get_bool(const cJSON *object, const char *name, bool *out, struct codec_err *err) L4_MUST_CHECK;
+int codec_get_float(const cJSON *object, const char *name, double min, double max, float *out,
+                    struct codec_err *err) L4_MUST_CHECK;
+int codec_get_int(const cJSON *object, const char *name, int64_t min, int64_t max, int64_t *out,
+                  struct codec_err *err) L4_MUST_CHECK;
 /* Borrowed from the tree. */
-int json_get_text(const cJSON *object, const char *name, struct l4_text *out, struct codec_err *err) L4_MUST_CHECK;
-int json_get_array(const cJSON *object, const char *name, const cJSON **out, struct codec_err *err) L4_MUST_CHECK;
-int json_get_object(const cJSON *object, const char *name, const cJSON **out, struct codec_err *err) L4_MUST_CHECK;
+int codec_get_text(const cJSON *object, const char *name, struct l4_text *out, struct codec_err *err) L4_MUST_CHECK;
+int codec_get_array(const cJSON *object, const char *name, const cJSON **out, struct codec_err *err) L4_MUST_CHECK;
+int codec_get_object(const cJSON *object, const char *name, const cJSON **out, struct codec_err *err) L4_MUST_CHECK;
 
-/* json_to_int - a number without a fraction between min and max (|bounds| <= 2^53). */
-bool json_to_int(const cJSON *item, int64_t min, int64_t max, int64_t *out);
-struct l4_text json_text(const cJSON *string);
+/* codec_to_int - a number without a fraction between min and max (|bounds| <= 2^53). */
+bool codec_to_int(const cJSON *item, int64_t min, int64_t max, int64_t *out);
+struct l4_text codec_text(const cJSON *string);
 /* "a string", "a number", ... for messages. */
-const char *json_kind(const cJSON *item);
+const char *codec_kind(const cJSON *item);
 
 /* ---- the text behind a value: number text and key order as the client wrote them ---- */
 
-struct json_slice {
+struct codec_slice {
     const char *p, *end;
 };
-struct json_slice json_slice_root(const struct json_body *body);
+struct codec_slice codec_slice_root(const struct codec_body *body);
 /* The text of a child of the object or array `parent`, whose own text is `slice`. */
-struct json_slice json_slice_child(struct json_slice slice, const cJSON *parent, const cJSON *child);
+struct codec_slice codec_slice_child(struct codec_slice slice, const cJSON *parent, const cJSON *child);
 /* Walk the values of an array or object: enter gives a cursor, next the next value's text (p NULL at the end). */
-struct json_slice json_slice_enter(struct json_slice container);
-struct json_slice json_slice_next(struct json_slice *cursor, bool has_keys);
+struct codec_slice codec_slice_enter(struct codec_slice container);
+struct codec_slice codec_slice_next(struct codec_slice *cursor, bool has_keys);
 
 /* ---- writing ---- */
 
-/* json_put_string - a JSON string, quotes included.  Bytes that are not UTF-8 become U+FFFD. */
-void json_put_string(struct l4_buf *out, const char *text, size_t len_bytes);
-/* json_put_escaped - the same without the quotes. */
-void json_put_escaped(struct l4_buf *out, const char *text, size_t len_bytes);
-void json_put_int(struct l4_buf *out, int64_t value);
-/* json_put_float - nine digits, which name a float exactly; NaN as null; infinities as -9999 and 9999. */
-void json_put_float(struct l4_buf *out, double value);
+/* codec_put_string - a JSON string, quotes included.  Bytes that are not UTF-8 become U+FFFD. */
+void codec_put_string(struct l4_buf *out, const char *text, size_t len_bytes);
+/* codec_put_escaped - the same without the quotes. */
+void codec_put_escaped(struct l4_buf *out, const char *text, size_t len_bytes);
+void codec_put_int(struct l4_buf *out, int64_t value);
+/* codec_put_float - nine digits, which name a float exactly; NaN as null; infinities as -9999 and 9999. */
+void codec_put_float(struct l4_buf *out, double value);
 
 /* Length in bytes of the UTF-8 character at p (at least 1 byte left), 0 if it is none. */
-size_t utf8_char_bytes(const char *p, size_t left);
-bool utf8_is_valid(const char *text, size_t len_bytes);
+size_t codec_utf8_char_bytes(const char *p, size_t left);
+bool codec_utf8_is_valid(const char *text, size_t len_bytes);
 
 #endif

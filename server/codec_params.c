@@ -13,7 +13,7 @@ int codec_no_memory(struct codec_err *err) {
 
 static int decode_model(const cJSON *root, const struct codec_limits *limits, struct codec_err *err) {
     struct l4_text model = {0};
-    int rc = json_get_text(root, "model", &model, err);
+    int rc = codec_get_text(root, "model", &model, err);
     if (rc || !model.data || strcmp(model.data, limits->model_name) == 0)
         return rc;
     codec_fail(err, "model", "the model '%.100s' does not exist; this server serves '%.100s'", model.data,
@@ -26,26 +26,26 @@ static int decode_model(const cJSON *root, const struct codec_limits *limits, st
 static int decode_sampling(const cJSON *root, struct l4_sampling *s, struct codec_err *err) {
     int64_t top_k = s->top_k;
     int rc;
-    if ((rc = json_get_float(root, "temperature", 0, 2, &s->temperature, err)) ||
-        (rc = json_get_float(root, "top_p", 0, 1, &s->top_p, err)) ||
-        (rc = json_get_float(root, "min_p", 0, 1, &s->min_p, err)) ||
-        (rc = json_get_int(root, "top_k", 0, INT32_MAX, &top_k, err)) ||
-        (rc = json_get_float(root, "repetition_penalty", 0.01, 100, &s->repetition_penalty, err)) ||
-        (rc = json_get_float(root, "presence_penalty", -2, 2, &s->presence_penalty, err)) ||
-        (rc = json_get_float(root, "frequency_penalty", -2, 2, &s->frequency_penalty, err)))
+    if ((rc = codec_get_float(root, "temperature", 0, 2, &s->temperature, err)) ||
+        (rc = codec_get_float(root, "top_p", 0, 1, &s->top_p, err)) ||
+        (rc = codec_get_float(root, "min_p", 0, 1, &s->min_p, err)) ||
+        (rc = codec_get_int(root, "top_k", 0, INT32_MAX, &top_k, err)) ||
+        (rc = codec_get_float(root, "repetition_penalty", 0.01, 100, &s->repetition_penalty, err)) ||
+        (rc = codec_get_float(root, "presence_penalty", -2, 2, &s->presence_penalty, err)) ||
+        (rc = codec_get_float(root, "frequency_penalty", -2, 2, &s->frequency_penalty, err)))
         return rc;
     s->top_k = (int)top_k;
     return 0;
 }
 
 /* Seeds are whole 64-bit numbers, which doubles do not hold: read from the request's own text. */
-static int decode_seed(const struct json_body *body, struct gen_params *params, struct codec_err *err) {
-    const cJSON *item = json_get(body->root, "seed");
+static int decode_seed(const struct codec_body *body, struct gen_params *params, struct codec_err *err) {
+    const cJSON *item = codec_get(body->root, "seed");
     if (!item)
         return 0;
     if (!cJSON_IsNumber(item))
-        return codec_fail(err, "seed", "'seed' must be an integer, not %s", json_kind(item));
-    struct json_slice slice = json_slice_child(json_slice_root(body), body->root, item);
+        return codec_fail(err, "seed", "'seed' must be an integer, not %s", codec_kind(item));
+    struct codec_slice slice = codec_slice_child(codec_slice_root(body), body->root, item);
     char text[32], *stop = text;
     size_t len = (size_t)(slice.end - slice.p);
     params->has_seed = true;
@@ -58,7 +58,7 @@ static int decode_seed(const struct json_body *body, struct gen_params *params, 
             return 0;
     }
     int64_t whole; /* 1e3 and 7.0 are integers, too */
-    if (!json_to_int(item, -(1LL << 53), 1LL << 53, &whole))
+    if (!codec_to_int(item, -(1LL << 53), 1LL << 53, &whole))
         return codec_fail(err, "seed", "'seed' must be an integer from -2^63 to 2^64 - 1, not %.17g",
                           item->valuedouble);
     params->sampling.seed = (uint64_t)whole;
@@ -77,8 +77,8 @@ uint64_t params_choice_seed(const struct gen_params *params, int k) {
 
 static int decode_one_stop(const cJSON *item, struct gen_params *params, struct codec_err *err) {
     if (!cJSON_IsString(item))
-        return codec_fail(err, "stop", "'stop' must hold strings, not %s", json_kind(item));
-    struct l4_text text = json_text(item);
+        return codec_fail(err, "stop", "'stop' must hold strings, not %s", codec_kind(item));
+    struct l4_text text = codec_text(item);
     if (text.len_bytes == 0)
         return codec_fail(err, "stop", "'stop' must not hold an empty string");
     if (text.len_bytes > PARAMS_MAX_STOP_BYTES)
@@ -89,13 +89,13 @@ static int decode_one_stop(const cJSON *item, struct gen_params *params, struct 
 }
 
 static int decode_stop(const cJSON *root, struct gen_params *params, struct codec_err *err) {
-    const cJSON *stop = json_get(root, "stop"), *item;
+    const cJSON *stop = codec_get(root, "stop"), *item;
     if (!stop)
         return 0;
     if (cJSON_IsString(stop))
         return decode_one_stop(stop, params, err);
     if (!cJSON_IsArray(stop))
-        return codec_fail(err, "stop", "'stop' must be a string or an array of strings, not %s", json_kind(stop));
+        return codec_fail(err, "stop", "'stop' must be a string or an array of strings, not %s", codec_kind(stop));
     cJSON_ArrayForEach(item, stop) {
         if (params->n_stop == PARAMS_MAX_STOP)
             return codec_fail(err, "stop", "'stop' holds more than %d strings", PARAMS_MAX_STOP);
@@ -109,7 +109,7 @@ static int decode_stop(const cJSON *root, struct gen_params *params, struct code
 static int decode_stop_ids(const cJSON *root, const struct codec_limits *limits, struct gen_params *params,
                            struct codec_err *err) {
     const cJSON *ids = NULL, *item;
-    int rc = json_get_array(root, "stop_token_ids", &ids, err);
+    int rc = codec_get_array(root, "stop_token_ids", &ids, err);
     if (rc || !ids)
         return rc;
     size_t n = (size_t)cJSON_GetArraySize(ids);
@@ -121,7 +121,7 @@ static int decode_stop_ids(const cJSON *root, const struct codec_limits *limits,
         return codec_no_memory(err);
     cJSON_ArrayForEach(item, ids) {
         int64_t id;
-        if (!json_to_int(item, 0, limits->vocab_size - 1, &id))
+        if (!codec_to_int(item, 0, limits->vocab_size - 1, &id))
             return codec_fail(err, "stop_token_ids", "'stop_token_ids' must hold token ids from 0 to %d",
                               (int)limits->vocab_size - 1);
         params->stop_ids[params->n_stop_ids++] = (int32_t)id;
@@ -143,7 +143,7 @@ static int decode_logit_bias(const cJSON *root, const struct codec_limits *limit
                              struct codec_err *err) {
     const char *name = "logit_bias";
     const cJSON *map = NULL, *item;
-    int rc = json_get_object(root, name, &map, err);
+    int rc = codec_get_object(root, name, &map, err);
     if (rc || !map)
         return rc;
     int n = cJSON_GetArraySize(map);
@@ -174,12 +174,12 @@ static int decode_logit_bias(const cJSON *root, const struct codec_limits *limit
 static int decode_streaming(const cJSON *root, struct gen_params *params, struct codec_err *err) {
     const cJSON *options = NULL;
     int rc;
-    if ((rc = json_get_bool(root, "stream", &params->stream, err)) ||
-        (rc = json_get_object(root, "stream_options", &options, err)) || !options)
+    if ((rc = codec_get_bool(root, "stream", &params->stream, err)) ||
+        (rc = codec_get_object(root, "stream_options", &options, err)) || !options)
         return rc;
     if (!params->stream)
         return codec_fail(err, "stream_options", "'stream_options' is allowed only with 'stream': true");
-    if ((rc = json_get_bool(options, "include_usage", &params->include_usage, err)))
+    if ((rc = codec_get_bool(options, "include_usage", &params->include_usage, err)))
         return codec_within(err, "stream_options");
     return 0;
 }
@@ -191,25 +191,25 @@ static int decode_rest(const cJSON *root, struct codec_err *err) {
     struct l4_text user;
     bool ignored;
     int rc;
-    if ((rc = json_get_text(root, "user", &user, err)) || (rc = json_get_bool(root, "cache_prompt", &ignored, err)))
+    if ((rc = codec_get_text(root, "user", &user, err)) || (rc = codec_get_bool(root, "cache_prompt", &ignored, err)))
         return rc;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (json_get(root, refused[i]))
+        if (codec_get(root, refused[i]))
             return codec_fail(err, refused[i], "'%s' is not served", refused[i]);
     return 0;
 }
 
-int params_decode(const struct json_body *body, const struct codec_limits *limits, struct gen_params *params,
+int params_decode(const struct codec_body *body, const struct codec_limits *limits, struct gen_params *params,
                   struct codec_err *err) {
     const cJSON *root = body->root;
     int64_t n = 1;
     int rc;
     *params = (struct gen_params){.sampling = limits->defaults, .max_tokens = -1, .n = 1, .best_of = 1};
     if ((rc = decode_model(root, limits, err)) || (rc = decode_sampling(root, &params->sampling, err)) ||
-        (rc = decode_seed(body, params, err)) || (rc = json_get_int(root, "n", 1, PARAMS_MAX_N, &n, err)) ||
+        (rc = decode_seed(body, params, err)) || (rc = codec_get_int(root, "n", 1, PARAMS_MAX_N, &n, err)) ||
         (rc = decode_stop(root, params, err)) || (rc = decode_stop_ids(root, limits, params, err)) ||
         (rc = decode_logit_bias(root, limits, &params->sampling, err)) ||
-        (rc = json_get_bool(root, "ignore_eos", &params->ignore_eos, err)) ||
+        (rc = codec_get_bool(root, "ignore_eos", &params->ignore_eos, err)) ||
         (rc = decode_streaming(root, params, err)))
         return rc;
     params->n = params->best_of = (int)n;

@@ -43,7 +43,7 @@ struct gen_params {
 /* params_decode - everything but max_tokens, logprobs, best_of and echo, which differ between endpoints.  Free *params
  * with params_free whatever comes back.
  *   Errors: L4_E_INVALID (*err filled; a model that is not served is a 404), L4_E_NOMEM (*err filled). */
-int params_decode(const struct json_body *body, const struct codec_limits *limits, struct gen_params *params,
+int params_decode(const struct codec_body *body, const struct codec_limits *limits, struct gen_params *params,
                   struct codec_err *err) L4_MUST_CHECK;
 void params_free(struct gen_params *params);
 

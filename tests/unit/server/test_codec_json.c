@@ -10,9 +10,9 @@
 #include "server/codec_json.h"
 
 static void assert_refused(const char *text, size_t len, const char *message_part) {
-    struct json_body body;
+    struct codec_body body;
     struct codec_err err;
-    assert_int_equal(json_body_parse(&body, text, len, &err), L4_E_INVALID);
+    assert_int_equal(codec_body_parse(&body, text, len, &err), L4_E_INVALID);
     assert_null(body.root);
     assert_int_equal(err.status, 400);
     if (!strstr(err.message, message_part))
@@ -54,11 +54,11 @@ static void test_bodies_that_are_refused(void **state) {
 static void test_an_escaped_backslash_before_u0000_is_text(void **state) {
     (void)state;
     const char *text = "{\"a\":\"\\\\u0000\"}";
-    struct json_body body;
+    struct codec_body body;
     struct codec_err err;
-    assert_int_equal(json_body_parse(&body, text, strlen(text), &err), 0);
-    assert_string_equal(json_get(body.root, "a")->valuestring, "\\u0000");
-    json_body_free(&body);
+    assert_int_equal(codec_body_parse(&body, text, strlen(text), &err), 0);
+    assert_string_equal(codec_get(body.root, "a")->valuestring, "\\u0000");
+    codec_body_free(&body);
 }
 
 static void test_depth_and_number_of_values_are_bounded(void **state) {
@@ -74,7 +74,7 @@ static void test_depth_and_number_of_values_are_bounded(void **state) {
     assert_refused(text.data, text.len, "nested deeper than 256 levels");
     l4_buf_clear(&text);
     l4_buf_puts(&text, "{\"a\":[0");
-    for (int i = 0; i <= JSON_MAX_VALUES; i++)
+    for (int i = 0; i <= CODEC_MAX_VALUES; i++)
         l4_buf_puts(&text, ",0");
     l4_buf_puts(&text, "]}");
     assert_refused(text.data, text.len, "more than 1048576 values");
@@ -84,76 +84,76 @@ static void test_depth_and_number_of_values_are_bounded(void **state) {
 static void test_depth_just_allowed(void **state) {
     (void)state;
     struct l4_buf text = {0};
-    struct json_body body;
+    struct codec_body body;
     struct codec_err err;
     l4_buf_puts(&text, "{\"a\":");
-    for (int i = 0; i < JSON_MAX_DEPTH - 1; i++)
+    for (int i = 0; i < CODEC_MAX_DEPTH - 1; i++)
         l4_buf_puts(&text, "[");
-    for (int i = 0; i < JSON_MAX_DEPTH - 1; i++)
+    for (int i = 0; i < CODEC_MAX_DEPTH - 1; i++)
         l4_buf_puts(&text, "]");
     l4_buf_puts(&text, "}");
-    assert_int_equal(json_body_parse(&body, text.data, text.len, &err), 0);
-    json_body_free(&body);
+    assert_int_equal(codec_body_parse(&body, text.data, text.len, &err), 0);
+    codec_body_free(&body);
     l4_buf_free(&text);
 }
 
 static void test_last_of_equal_keys_counts_and_null_is_absent(void **state) {
     (void)state;
     const char *text = "{\"a\":1,\"b\":null,\"a\":2,\"c\":3,\"c\":null}";
-    struct json_body body;
+    struct codec_body body;
     struct codec_err err;
     int64_t value = 7;
-    assert_int_equal(json_body_parse(&body, text, strlen(text), &err), 0);
-    assert_int_equal(json_get_int(body.root, "a", 0, 9, &value, &err), 0);
+    assert_int_equal(codec_body_parse(&body, text, strlen(text), &err), 0);
+    assert_int_equal(codec_get_int(body.root, "a", 0, 9, &value, &err), 0);
     assert_int_equal(value, 2);
-    assert_int_equal(json_get_int(body.root, "b", 0, 9, &value, &err), 0);
+    assert_int_equal(codec_get_int(body.root, "b", 0, 9, &value, &err), 0);
     assert_int_equal(value, 2);
-    assert_null(json_get(body.root, "c"));
-    json_body_free(&body);
+    assert_null(codec_get(body.root, "c"));
+    codec_body_free(&body);
 }
 
 static void test_typed_fields(void **state) {
     (void)state;
     const char *text = "{\"half\":0.5,\"huge\":1e999,\"two\":2.0,\"text\":\"t\",\"yes\":true,\"list\":[],\"map\":{}}";
-    struct json_body body;
+    struct codec_body body;
     struct codec_err err;
     int64_t whole = -1;
     float real = -1;
     bool flag = false;
     struct l4_text string = {0};
     const cJSON *item = NULL;
-    assert_int_equal(json_body_parse(&body, text, strlen(text), &err), 0);
+    assert_int_equal(codec_body_parse(&body, text, strlen(text), &err), 0);
     const cJSON *root = body.root;
 
-    assert_int_equal(json_get_int(root, "two", 0, 9, &whole, &err), 0);
+    assert_int_equal(codec_get_int(root, "two", 0, 9, &whole, &err), 0);
     assert_int_equal(whole, 2);
-    assert_int_equal(json_get_int(root, "half", 0, 9, &whole, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_int(root, "half", 0, 9, &whole, &err), L4_E_INVALID);
     assert_string_equal(err.param, "half");
     assert_string_equal(err.message, "'half' must be an integer from 0 to 9, not 0.5");
-    assert_int_equal(json_get_int(root, "huge", 0, 9, &whole, &err), L4_E_INVALID);
-    assert_int_equal(json_get_int(root, "text", 0, 9, &whole, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_int(root, "huge", 0, 9, &whole, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_int(root, "text", 0, 9, &whole, &err), L4_E_INVALID);
     assert_string_equal(err.message, "'text' must be an integer from 0 to 9, not a string");
-    assert_int_equal(json_get_float(root, "half", 0, 9, &real, &err), 0);
+    assert_int_equal(codec_get_float(root, "half", 0, 9, &real, &err), 0);
     assert_true(real == 0.5f);
-    assert_int_equal(json_get_float(root, "huge", 0, 9, &real, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_float(root, "huge", 0, 9, &real, &err), L4_E_INVALID);
     assert_string_equal(err.message, "'huge' must be from 0 to 9, not inf");
-    assert_int_equal(json_get_float(root, "yes", 0, 9, &real, &err), L4_E_INVALID);
-    assert_int_equal(json_get_bool(root, "yes", &flag, &err), 0);
+    assert_int_equal(codec_get_float(root, "yes", 0, 9, &real, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_bool(root, "yes", &flag, &err), 0);
     assert_true(flag);
-    assert_int_equal(json_get_bool(root, "two", &flag, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_bool(root, "two", &flag, &err), L4_E_INVALID);
     assert_string_equal(err.message, "'two' must be true or false, not a number");
-    assert_int_equal(json_get_text(root, "text", &string, &err), 0);
+    assert_int_equal(codec_get_text(root, "text", &string, &err), 0);
     assert_int_equal(string.len_bytes, 1);
-    assert_int_equal(json_get_text(root, "map", &string, &err), L4_E_INVALID);
-    assert_int_equal(json_get_array(root, "list", &item, &err), 0);
-    assert_int_equal(json_get_array(root, "map", &item, &err), L4_E_INVALID);
-    assert_int_equal(json_get_object(root, "map", &item, &err), 0);
-    assert_int_equal(json_get_object(root, "list", &item, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_text(root, "map", &string, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_array(root, "list", &item, &err), 0);
+    assert_int_equal(codec_get_array(root, "map", &item, &err), L4_E_INVALID);
+    assert_int_equal(codec_get_object(root, "map", &item, &err), 0);
+    assert_int_equal(codec_get_object(root, "list", &item, &err), L4_E_INVALID);
     assert_string_equal(err.message, "'list' must be an object, not an array");
-    json_body_free(&body);
+    codec_body_free(&body);
 }
 
-static void assert_slice(struct json_slice slice, const char *want) {
+static void assert_slice(struct codec_slice slice, const char *want) {
     assert_int_equal((size_t)(slice.end - slice.p), strlen(want));
     assert_memory_equal(slice.p, want, strlen(want));
 }
@@ -162,21 +162,21 @@ static void test_slices_are_the_clients_own_text(void **state) {
     (void)state;
     const char *text = "\xef\xbb\xbf {\"\\u0061,\\\"[\" : \"]}\\\\\" , \"n\":\t12345678901234567890.0 ,\n"
                        "\"list\": [ {\"b\":1.0,\"a\":[1,{}]} ,true,\"x, ]\" , [] ], \"e\":{} }";
-    struct json_body body;
+    struct codec_body body;
     struct codec_err err;
-    assert_int_equal(json_body_parse(&body, text, strlen(text), &err), 0);
-    struct json_slice root = json_slice_root(&body);
-    const cJSON *list = json_get(body.root, "list");
-    assert_slice(json_slice_child(root, body.root, body.root->child), "\"]}\\\\\"");
-    assert_slice(json_slice_child(root, body.root, json_get(body.root, "n")), "12345678901234567890.0");
-    assert_slice(json_slice_child(root, body.root, json_get(body.root, "e")), "{}");
-    struct json_slice cursor = json_slice_enter(json_slice_child(root, body.root, list));
-    assert_slice(json_slice_next(&cursor, false), "{\"b\":1.0,\"a\":[1,{}]}");
-    assert_slice(json_slice_next(&cursor, false), "true");
-    assert_slice(json_slice_next(&cursor, false), "\"x, ]\"");
-    assert_slice(json_slice_next(&cursor, false), "[]");
-    assert_null(json_slice_next(&cursor, false).p);
-    json_body_free(&body);
+    assert_int_equal(codec_body_parse(&body, text, strlen(text), &err), 0);
+    struct codec_slice root = codec_slice_root(&body);
+    const cJSON *list = codec_get(body.root, "list");
+    assert_slice(codec_slice_child(root, body.root, body.root->child), "\"]}\\\\\"");
+    assert_slice(codec_slice_child(root, body.root, codec_get(body.root, "n")), "12345678901234567890.0");
+    assert_slice(codec_slice_child(root, body.root, codec_get(body.root, "e")), "{}");
+    struct codec_slice cursor = codec_slice_enter(codec_slice_child(root, body.root, list));
+    assert_slice(codec_slice_next(&cursor, false), "{\"b\":1.0,\"a\":[1,{}]}");
+    assert_slice(codec_slice_next(&cursor, false), "true");
+    assert_slice(codec_slice_next(&cursor, false), "\"x, ]\"");
+    assert_slice(codec_slice_next(&cursor, false), "[]");
+    assert_null(codec_slice_next(&cursor, false).p);
+    codec_body_free(&body);
 }
 
 static void test_parameter_paths(void **state) {
@@ -197,7 +197,7 @@ static void test_parameter_paths(void **state) {
 
 static void assert_written(const char *text, size_t len, const char *want) {
     struct l4_buf out = {0};
-    json_put_string(&out, text, len);
+    codec_put_string(&out, text, len);
     assert_string_equal(out.data, want);
     l4_buf_free(&out);
 }
@@ -215,15 +215,15 @@ static void test_strings_are_escaped(void **state) {
 static void test_numbers_are_written(void **state) {
     (void)state;
     struct l4_buf out = {0};
-    json_put_int(&out, 0);
+    codec_put_int(&out, 0);
     l4_buf_puts(&out, " ");
-    json_put_int(&out, INT64_MIN);
+    codec_put_int(&out, INT64_MIN);
     l4_buf_puts(&out, " ");
-    json_put_float(&out, -0.25);
+    codec_put_float(&out, -0.25);
     l4_buf_puts(&out, " ");
-    json_put_float(&out, NAN);
+    codec_put_float(&out, NAN);
     l4_buf_puts(&out, " ");
-    json_put_float(&out, -INFINITY);
+    codec_put_float(&out, -INFINITY);
     assert_string_equal(out.data, "0 -9223372036854775808 -0.25 null -9999.0");
     l4_buf_free(&out);
 }

@@ -1,0 +1,59 @@
+/* POST /v1/chat/completions */
+#include <stdlib.h>
+
+#include "server/codec_chat.h"
+#include "server/generation.h"
+#include "server/route.h"
+
+static int prepare(struct generation_input *input, struct codec_err *err) {
+    struct chat_request *request = malloc(sizeof *request);
+    struct l4_err why;
+    if (!request)
+        return codec_no_memory(err);
+    int rc = chat_decode(input->body, input->body_bytes, &input->limits, request, err);
+    input->request = request;
+    input->params = request->params;
+    if (rc || (rc = generation_add_prompts(input, 1, err)))
+        return rc;
+    if (l4_chat_encode(input->tokenizer, &request->chat, &input->prompts[0].tokens, NULL, &why))
+        return generation_refuse(err, "messages", &why);
+    return 0;
+}
+
+static void free_request(void *request) {
+    if (request)
+        chat_request_free(request);
+    free(request);
+}
+
+static void put_begin(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
+                      bool usage_null) {
+    chat_put_chunk(out, head, CHAT_DELTA_ROLE, choice, usage_null);
+}
+
+static void put_text(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
+                     bool usage_null) {
+    chat_put_chunk(out, head, CHAT_DELTA_TEXT, choice, usage_null);
+}
+
+static void put_finish(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
+                       bool usage_null) {
+    chat_put_chunk(out, head, CHAT_DELTA_FINISH, choice, usage_null);
+}
+
+void api_chat_completions(struct server *server, struct http_exchange *x) {
+    static const struct generation_format format = {
+        .id_prefix = "chatcmpl-",
+        .object = "chat.completion",
+        .chunk_object = "chat.completion.chunk",
+        .prompt_field = "messages",
+        .logprobs_shape = LOGPROBS_CHAT,
+        .prepare = prepare,
+        .free_request = free_request,
+        .put_begin = put_begin,
+        .put_text = put_text,
+        .put_finish = put_finish,
+        .put_whole = chat_put_whole,
+    };
+    generation_start(server, x, &format);
+}

@@ -1,0 +1,487 @@
+#include "server/generation.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <xxhash.h>
+
+#include "server/logprob_track.h"
+#include "server/sse.h"
+
+/* Bodies up to this size are decoded and tokenized on the loop: it takes less than handing them over. */
+enum { INLINE_BODY_BYTES = 4096 };
+
+/* One request in the engine: a choice of the answer or, with best_of, a candidate for one. */
+struct candidate {
+    struct generation *gen;
+    uint64_t id; /* in the engine; valid while running */
+    bool running;
+    int index;                    /* of the choice in the answer */
+    int64_t n_prompt_tokens;      /* counted in the usage; 0 for all but the first candidate of a prompt */
+    struct l4_buf text;           /* whole answers: all of it; streams: what the next chunk brings */
+    struct logprob_list logprobs; /* likewise */
+    struct logprob_track track;   /* where log-probabilities are wanted */
+    bool in_prompt;               /* log-probabilities of the prompt come first ... */
+    bool hides_first;             /* ... the first of them of a token without text */
+    int64_t prompt_chars;
+    const char *finish_reason;
+    double logprob_sum;
+    int64_t n_tokens;
+};
+
+struct generation {
+    struct server *server;
+    const struct generation_format *format;
+    struct http_exchange *x; /* NULL once the client has gone */
+    bool preparing;          /* a worker has it */
+    int prepare_rc;
+    struct codec_err err;
+    char *body; /* owned copy, where a worker reads it */
+    struct generation_input input;
+
+    struct answer_head head;
+    struct candidate *candidates; /* [n_prompts][best_of] */
+    size_t n_candidates, n_running;
+    struct answer_usage usage;
+    struct l4_buf out;
+};
+
+int generation_add_prompts(struct generation_input *input, size_t n, struct codec_err *err) {
+    input->prompts = calloc(n, sizeof *input->prompts);
+    if (!input->prompts)
+        return codec_no_memory(err);
+    input->n_prompts = n;
+    return 0;
+}
+
+int generation_refuse(struct codec_err *out, const char *param, const struct l4_err *err) {
+    codec_fail(out, param, "%s", err->message);
+    out->status = http_err_status(err->code);
+    out->code = http_err_code(err->code);
+    return err->code;
+}
+
+int64_t generation_count_chars(const char *text, size_t len_bytes) {
+    int64_t n = 0;
+    for (size_t i = 0; i < len_bytes; i++)
+        n += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return n;
+}
+
+/* What the engine has copied or made is not needed any more. */
+static void free_input(struct generation *gen) {
+    struct generation_input *input = &gen->input;
+    for (size_t i = 0; i < input->n_prompts; i++) {
+        l4_tokens_free(&input->prompts[i].tokens);
+        l4_buf_free(&input->prompts[i].text);
+    }
+    free(input->prompts);
+    gen->format->free_request(input->request);
+    free(gen->body);
+    input->prompts = NULL;
+    input->n_prompts = 0;
+    input->request = NULL;
+    gen->body = NULL;
+    input->params.n_stop = input->params.n_stop_ids = input->params.sampling.n_logit_bias = 0; /* were the request's */
+    input->params.stop_ids = NULL;
+    input->params.sampling.logit_bias = NULL;
+}
+
+static void generation_free(struct generation *gen) {
+    for (size_t i = 0; i < gen->n_candidates; i++) {
+        struct candidate *c = &gen->candidates[i];
+        l4_buf_free(&c->text);
+        logprob_list_free(&c->logprobs);
+        logprob_track_free(&c->track);
+    }
+    free(gen->candidates);
+    free_input(gen);
+    answer_head_free(&gen->head);
+    l4_buf_free(&gen->out);
+    free(gen);
+}
+
+static void cancel_all(struct generation *gen) {
+    for (size_t i = 0; i < gen->n_candidates; i++)
+        if (gen->candidates[i].running)
+            bridge_cancel(gen->server->bridge, gen->candidates[i].id);
+}
+
+static void on_gone(void *user) {
+    struct generation *gen = user;
+    gen->x = NULL;
+    if (gen->preparing)
+        return; /* on_prepared frees it */
+    cancel_all(gen);
+    generation_free(gen);
+}
+
+/* ---- the answer ---------------------------------------------------------------------------------------------------
+ */
+
+static void fail(struct generation *gen, const struct l4_err *err) {
+    cancel_all(gen);
+    if (gen->input.params.stream)
+        http_stream_fail(gen->x, err);
+    else
+        http_reply_err(gen->x, NULL, err);
+    generation_free(gen);
+}
+
+static struct answer_choice choice_of(const struct candidate *c) {
+    return (struct answer_choice){
+        .index = c->index,
+        .text = {c->text.data ? c->text.data : "", c->text.len},
+        .logprobs = c->gen->input.params.logprobs ? &c->logprobs : NULL,
+        .finish_reason = c->finish_reason,
+    };
+}
+
+static void put_chunk(struct generation *gen, generation_put_chunk *put, const struct answer_choice *choice) {
+    sse_open(&gen->out);
+    put(&gen->out, &gen->head, choice, gen->input.params.include_usage);
+    sse_close(&gen->out);
+}
+
+/* What a candidate has to show since its last chunk. */
+static void put_pending(struct candidate *c) {
+    struct generation *gen = c->gen;
+    bool has_logprobs = !logprob_list_is_empty(&c->logprobs);
+    gen->out.failed |= c->text.failed || c->track.failed || logprob_list_failed(&c->logprobs);
+    if (c->text.len == 0 && !has_logprobs)
+        return;
+    struct answer_choice choice = choice_of(c);
+    choice.finish_reason = NULL;
+    if (!has_logprobs)
+        choice.logprobs = NULL;
+    put_chunk(gen, gen->format->put_text, &choice);
+    l4_buf_clear(&c->text);
+    logprob_list_clear(&c->logprobs);
+}
+
+static void put_finish(struct candidate *c) {
+    struct answer_choice choice = {.index = c->index, .text = {"", 0}, .finish_reason = c->finish_reason};
+    put_chunk(c->gen, c->gen->format->put_finish, &choice);
+}
+
+/* Send what was put into gen->out.  False: that failed, and gen is gone. */
+static bool flush(struct generation *gen) {
+    if (gen->out.failed) {
+        struct l4_err err;
+        l4_err_set(&err, L4_E_NOMEM, "out of memory while writing the answer");
+        fail(gen, &err);
+        return false;
+    }
+    if (gen->out.len)
+        http_stream_send(gen->x, gen->out.data, gen->out.len);
+    l4_buf_clear(&gen->out);
+    return true;
+}
+
+static void end_stream(struct generation *gen) {
+    if (gen->input.params.include_usage) {
+        sse_open(&gen->out);
+        answer_put_usage_chunk(&gen->out, &gen->head, &gen->usage);
+        sse_close(&gen->out);
+    }
+    sse_done(&gen->out);
+    if (!flush(gen))
+        return;
+    http_stream_end(gen->x);
+    generation_free(gen);
+}
+
+/* best_of: by mean log-probability, best first; among equals the earlier one. */
+static int compare_candidates(const void *a, const void *b) {
+    const struct candidate *x = a, *y = b;
+    double mean_x = x->n_tokens ? x->logprob_sum / (double)x->n_tokens : 0;
+    double mean_y = y->n_tokens ? y->logprob_sum / (double)y->n_tokens : 0;
+    return mean_x != mean_y ? (mean_x < mean_y) - (mean_x > mean_y) : (x->index > y->index) - (x->index < y->index);
+}
+
+static void reply_whole(struct generation *gen) {
+    size_t n = (size_t)gen->input.params.n, best_of = (size_t)gen->input.params.best_of, n_choices = 0;
+    struct answer_choice *choices = calloc(gen->n_candidates, sizeof *choices);
+    gen->out.failed |= !choices;
+    for (size_t first = 0; choices && first < gen->n_candidates; first += best_of) {
+        if (best_of > n)
+            qsort(&gen->candidates[first], best_of, sizeof *gen->candidates, compare_candidates);
+        for (size_t k = 0; k < n; k++) {
+            struct candidate *c = &gen->candidates[first + k];
+            gen->out.failed |= c->text.failed || c->track.failed || logprob_list_failed(&c->logprobs);
+            c->index = (int)n_choices;
+            choices[n_choices++] = choice_of(c);
+        }
+    }
+    if (choices)
+        gen->format->put_whole(&gen->out, &gen->head, choices, n_choices, &gen->usage);
+    free(choices);
+    http_reply(gen->x, 200, "application/json", &gen->out);
+    generation_free(gen);
+}
+
+/* ---- events -------------------------------------------------------------------------------------------------------
+ */
+
+static void take_prompt_token(struct candidate *c, const struct l4_event *event) {
+    logprob_track_prompt(&c->track, event, !c->hides_first, &c->logprobs);
+    c->hides_first = false;
+}
+
+static void end_prompt(struct candidate *c) {
+    if (c->in_prompt)
+        logprob_track_begin_answer(&c->track, c->prompt_chars);
+    c->in_prompt = false;
+}
+
+/* The text and, unless the token only ends the answer, the log-probability of a token. */
+static void take_token(struct candidate *c, const struct l4_event *event) {
+    bool logprobs = c->gen->input.params.logprobs;
+    end_prompt(c);
+    c->logprob_sum += event->token.logprob;
+    c->n_tokens++;
+    if (logprobs && !event->is_stop_token)
+        logprob_track_token(&c->track, event);
+    l4_buf_append(&c->text, event->text, event->text_bytes);
+    if (logprobs)
+        logprob_track_release(&c->track, event->text_bytes, &c->logprobs);
+}
+
+static void take_end(struct candidate *c, const struct l4_event *event) {
+    struct generation *gen = c->gen;
+    end_prompt(c);
+    l4_buf_append(&c->text, event->text, event->text_bytes);
+    if (gen->input.params.logprobs) {
+        logprob_track_release(&c->track, event->text_bytes, &c->logprobs);
+        logprob_track_finish(&c->track, event->stop_index >= 0, &c->logprobs);
+    }
+    c->finish_reason = event->finish == L4_FINISH_LENGTH ? "length" : "stop";
+    c->running = false;
+    gen->n_running--;
+    gen->usage.prompt_tokens += c->n_prompt_tokens;
+    gen->usage.cached_tokens += c->n_prompt_tokens ? event->n_cached : 0;
+    gen->usage.completion_tokens += event->n_generated;
+    http_note_tokens(gen->x, gen->usage.prompt_tokens, gen->usage.completion_tokens);
+}
+
+static void on_event(void *user, const struct l4_event *event) {
+    struct candidate *c = user;
+    struct generation *gen = c->gen;
+    if (event->type == L4_EVENT_ERROR || (event->type == L4_EVENT_DONE && event->finish == L4_FINISH_CANCELLED)) {
+        struct l4_err err = event->error;
+        c->running = false;
+        if (event->type == L4_EVENT_DONE)
+            l4_err_set(&err, L4_E_SHUTDOWN, "the request was cancelled: the server is shutting down");
+        fail(gen, &err);
+        return;
+    }
+    if (event->type == L4_EVENT_PROMPT)
+        take_prompt_token(c, event);
+    else if (event->type == L4_EVENT_TOKEN)
+        take_token(c, event);
+    else
+        take_end(c, event);
+
+    if (gen->input.params.stream) {
+        if (event->type != L4_EVENT_PROMPT)
+            put_pending(c);
+        if (event->type == L4_EVENT_DONE)
+            put_finish(c);
+        if (gen->n_running == 0)
+            end_stream(gen);
+        else
+            flush(gen);
+    } else if (gen->n_running == 0) {
+        reply_whole(gen);
+    }
+}
+
+/* ---- start --------------------------------------------------------------------------------------------------------
+ */
+
+static void init_defaults(const struct server *server, struct l4_sampling *s) {
+    const struct l4_engine_info *info = &server->info;
+    const struct config *config = server->config;
+    l4_sampling_init(s);
+#define PICK(field, has_info, info_value)                                                                              \
+    if (config->field.is_set)                                                                                          \
+        s->field = (typeof(s->field))config->field.value;                                                              \
+    else if (has_info)                                                                                                 \
+        s->field = info_value;
+    PICK(temperature, info->has_temperature, info->temperature)
+    PICK(top_p, info->has_top_p, info->top_p)
+    PICK(top_k, info->has_top_k, info->top_k)
+    PICK(repetition_penalty, info->has_repetition_penalty, info->repetition_penalty)
+    PICK(min_p, false, 0)
+    PICK(presence_penalty, false, 0)
+    PICK(frequency_penalty, false, 0)
+#undef PICK
+}
+
+static bool fill_random(void *out, size_t n_bytes) {
+    return getrandom(out, n_bytes, 0) == (ssize_t)n_bytes;
+}
+
+/* Names what the answer depends on besides the request: another fingerprint may give other tokens. */
+static uint32_t fingerprint(const struct server *server) {
+    const struct l4_engine_info *info = &server->info;
+    const char *const parts[] = {server->model_name, info->quantization, info->experts_implementation, info->gemm,
+                                 info->cpu_kernels};
+    XXH64_hash_t hash = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        hash = XXH64(parts[i], strlen(parts[i]) + 1, hash);
+    return (uint32_t)(hash ^ (hash >> 32));
+}
+
+static bool init_head(struct generation *gen) {
+    const struct generation_format *format = gen->format;
+    uint64_t random[2];
+    char id[64], print[24];
+    if (!fill_random(random, sizeof random))
+        return false;
+    snprintf(id, sizeof id, "%s%016llx%016llx", format->id_prefix, (unsigned long long)random[0],
+             (unsigned long long)random[1]);
+    snprintf(print, sizeof print, "fp_%08x", (unsigned)fingerprint(gen->server));
+    answer_head_init(&gen->head, id, gen->input.params.stream ? format->chunk_object : format->object,
+                     (long long)time(NULL), gen->server->model_name, print);
+    return true;
+}
+
+/* Candidate k of prompt p before it is submitted. */
+static void init_candidate(struct generation *gen, size_t p, size_t k) {
+    const struct gen_params *params = &gen->input.params;
+    const struct generation_prompt *prompt = &gen->input.prompts[p];
+    struct candidate *c = &gen->candidates[gen->n_candidates++];
+    c->gen = gen;
+    c->index = (int)(p * (size_t)params->best_of + k);
+    c->n_prompt_tokens = k == 0 ? (int64_t)prompt->tokens.len : 0;
+    c->in_prompt = params->echo && params->logprobs;
+    c->hides_first = prompt->has_implicit_bos;
+    c->prompt_chars = generation_count_chars(prompt->text.data, prompt->text.len);
+    if (params->echo)
+        l4_buf_append(&c->text, prompt->text.data, prompt->text.len);
+    if (params->logprobs) {
+        logprob_track_init(&c->track, gen->format->logprobs_shape, gen->input.tokenizer, 0);
+        if (!c->in_prompt)
+            logprob_track_begin_answer(&c->track, c->prompt_chars);
+    }
+}
+
+static int submit(struct candidate *c, const struct generation_prompt *prompt, size_t k, struct l4_err *err) {
+    struct generation *gen = c->gen;
+    const struct gen_params *params = &gen->input.params;
+    struct l4_request request = {
+        .prompt = prompt->tokens.ids,
+        .n_prompt = prompt->tokens.len,
+        .max_tokens = params->max_tokens,
+        .sampling = params->sampling,
+        .stop = params->stop,
+        .n_stop = params->n_stop,
+        .stop_ids = params->stop_ids,
+        .n_stop_ids = params->n_stop_ids,
+        .ignore_eos = params->ignore_eos,
+        .logprobs = params->logprobs || params->best_of > params->n,
+        .n_top_logprobs = params->n_top_logprobs,
+        .prompt_logprobs = c->in_prompt,
+        .log_id = http_request_id(gen->x),
+    };
+    request.sampling.seed = params_choice_seed(params, (int)k);
+    int rc = bridge_submit(gen->server->bridge, &request, on_event, c, &c->id, err);
+    c->running = rc == 0;
+    gen->n_running += rc == 0;
+    return rc;
+}
+
+static int submit_all(struct generation *gen, struct l4_err *err) {
+    struct gen_params *params = &gen->input.params;
+    size_t best_of = (size_t)params->best_of;
+    gen->candidates = calloc(gen->input.n_prompts * best_of, sizeof *gen->candidates);
+    if (!gen->candidates || !init_head(gen) ||
+        (!params->has_seed && !fill_random(&params->sampling.seed, sizeof params->sampling.seed)))
+        return l4_err_set(err, L4_E_NOMEM, "out of memory for %zu choices", gen->input.n_prompts * best_of);
+    for (size_t p = 0; p < gen->input.n_prompts; p++)
+        for (size_t k = 0; k < best_of; k++) {
+            init_candidate(gen, p, k);
+            int rc = submit(&gen->candidates[gen->n_candidates - 1], &gen->input.prompts[p], k, err);
+            if (rc)
+                return rc;
+        }
+    return 0;
+}
+
+static void refuse(struct generation *gen) {
+    const struct codec_err *err = &gen->err;
+    http_reply_error(gen->x, err->status, err->param[0] ? err->param : NULL, err->code, "%s", err->message);
+    generation_free(gen);
+}
+
+/* On the loop again: refuse or submit. */
+static void on_prepared(void *user) {
+    struct generation *gen = user;
+    struct l4_err err;
+    gen->preparing = false;
+    if (!gen->x) {
+        generation_free(gen);
+        return;
+    }
+    if (gen->prepare_rc) {
+        refuse(gen);
+        return;
+    }
+    if (submit_all(gen, &err)) {
+        cancel_all(gen);
+        http_reply_err(gen->x, err.code == L4_E_CONTEXT_LENGTH ? gen->format->prompt_field : NULL, &err);
+        generation_free(gen);
+        return;
+    }
+    free_input(gen);
+    if (!gen->input.params.stream)
+        return;
+    http_stream_begin(gen->x);
+    for (size_t i = 0; gen->format->put_begin && i < gen->n_candidates; i++) {
+        struct answer_choice choice = {.index = gen->candidates[i].index};
+        put_chunk(gen, gen->format->put_begin, &choice);
+    }
+    flush(gen);
+}
+
+static void prepare(void *user) {
+    struct generation *gen = user;
+    gen->prepare_rc = gen->format->prepare(&gen->input, &gen->err);
+}
+
+void generation_start(struct server *server, struct http_exchange *x, const struct generation_format *format) {
+    size_t len = 0;
+    const char *body = http_body(x, &len);
+    struct generation *gen = calloc(1, sizeof *gen);
+    if (gen && len > INLINE_BODY_BYTES)
+        gen->body = malloc(len);
+    if (!gen || (len > INLINE_BODY_BYTES && !gen->body)) {
+        free(gen);
+        http_reply_error(x, 500, NULL, NULL, "out of memory");
+        return;
+    }
+    gen->server = server;
+    gen->format = format;
+    gen->x = x;
+    gen->input = (struct generation_input){
+        .body = gen->body ? gen->body : body,
+        .body_bytes = len,
+        .limits = {.model_name = server->model_name, .vocab_size = server->info.vocab_size},
+        .tokenizer = l4_engine_tokenizer(server->engine),
+    };
+    init_defaults(server, &gen->input.limits.defaults);
+    http_on_gone(x, on_gone, gen);
+    if (!gen->body) {
+        prepare(gen);
+        on_prepared(gen);
+        return;
+    }
+    memcpy(gen->body, body, len);
+    gen->preparing = true;
+    if (bridge_work(server->bridge, prepare, on_prepared, gen)) {
+        codec_no_memory(&gen->err);
+        refuse(gen);
+    }
+}

@@ -1,0 +1,60 @@
+/* What every generating endpoint has in common: decode and tokenize (on a worker where that takes long), submit one
+ * request to the engine for each prompt and candidate, collect or stream what comes back, cancel when the client goes.
+ *
+ * An endpoint is a generation_format: how its request is read and how its answer is written.
+ * Thread: the loop's, except prepare. */
+#ifndef SERVER_GENERATION_H
+#define SERVER_GENERATION_H
+
+#include "server/codec_answer.h"
+#include "server/codec_params.h"
+#include "server/server.h"
+
+struct generation_prompt {
+    struct l4_tokens tokens;
+    struct l4_buf text;    /* what echo shows; filled where echo or legacy logprobs want it */
+    bool has_implicit_bos; /* the first token has no text in `text` */
+};
+
+/* What prepare reads and fills. */
+struct generation_input {
+    const char *body;
+    size_t body_bytes;
+    struct codec_limits limits;
+    const struct l4_tokenizer *tokenizer;
+
+    void *request;            /* the format's own, freed with free_request once the engine has its copy */
+    struct gen_params params; /* borrows from request */
+    struct generation_prompt *prompts;
+    size_t n_prompts;
+};
+
+/* One chunk of a stream; usage_null: see codec_chat.h. */
+typedef void generation_put_chunk(struct l4_buf *out, const struct answer_head *head,
+                                  const struct answer_choice *choice, bool usage_null);
+
+struct generation_format {
+    const char *id_prefix;
+    const char *object, *chunk_object;
+    const char *prompt_field; /* what is to blame when a prompt is too long */
+    enum logprobs_shape logprobs_shape;
+
+    /* Read the body, fill the rest.  Any thread.  Errors: *err filled. */
+    int (*prepare)(struct generation_input *input, struct codec_err *err);
+    void (*free_request)(void *request); /* NULL is allowed */
+
+    generation_put_chunk *put_begin, *put_text, *put_finish; /* begin may be NULL */
+    void (*put_whole)(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choices,
+                      size_t n_choices, const struct answer_usage *usage);
+};
+
+/* generation_start - take over the exchange and answer it. */
+void generation_start(struct server *server, struct http_exchange *x, const struct generation_format *format);
+
+/* For prepare: n zeroed prompts, and an engine error as a refusal that names a field.  Both return 0 or L4_E_*. */
+int generation_add_prompts(struct generation_input *input, size_t n, struct codec_err *err) L4_MUST_CHECK;
+int generation_refuse(struct codec_err *out, const char *param, const struct l4_err *err);
+
+int64_t generation_count_chars(const char *text, size_t len_bytes); /* of valid UTF-8 */
+
+#endif

@@ -1,0 +1,71 @@
+/* Any bytes as the body of a completions or chat request: decoded or refused with a status, a message and, inside
+ * accepted requests, bounds that hold. */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/codec_chat.h"
+#include "server/codec_completions.h"
+
+static const struct codec_limits limits = {.model_name = "demo", .vocab_size = 2048, .defaults = {.temperature = 1}};
+
+static void require(int ok) {
+    if (!ok)
+        abort();
+}
+
+static void check_error(const struct codec_err *err) {
+    require(err->status >= 400 && err->status <= 500 && err->message[0] != '\0');
+    require(codec_utf8_is_valid(err->message, strlen(err->message)));
+    require(memchr(err->param, '\0', sizeof err->param) != NULL);
+}
+
+static void check_params(const struct gen_params *p, size_t n_prompts) {
+    require(p->n >= 1 && p->best_of >= p->n && (size_t)p->best_of * n_prompts <= PARAMS_MAX_CHOICES);
+    require(p->n_stop <= PARAMS_MAX_STOP && p->n_stop_ids <= PARAMS_MAX_STOP_IDS);
+    for (size_t i = 0; i < p->n_stop; i++)
+        require(p->stop[i].len_bytes > 0 && p->stop[i].len_bytes <= PARAMS_MAX_STOP_BYTES);
+    for (size_t i = 0; i < p->n_stop_ids; i++)
+        require(p->stop_ids[i] >= 0 && p->stop_ids[i] < limits.vocab_size);
+    for (size_t i = 0; i < p->sampling.n_logit_bias; i++)
+        require(p->sampling.logit_bias[i].id >= 0 && p->sampling.logit_bias[i].id < limits.vocab_size);
+    require(p->max_tokens >= -1 && p->n_top_logprobs >= 0 && p->n_top_logprobs <= L4_MAX_TOP_LOGPROBS);
+    require(p->sampling.temperature >= 0 && p->sampling.temperature <= 2);
+}
+
+/* A slice of the body must be one JSON value. */
+static void check_slice(struct l4_text text) {
+    const char *end = NULL;
+    cJSON *item = cJSON_ParseWithLengthOpts(text.data, text.len_bytes, &end, 0);
+    require(cJSON_IsObject(item) && end == text.data + text.len_bytes);
+    cJSON_Delete(item);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    struct codec_err err = {0};
+    struct completions_request completions;
+    struct chat_request chat;
+    char *text = malloc(size ? size : 1); /* of its own, so that reading past the end is seen */
+    if (!text)
+        return 0;
+    memcpy(text, data, size);
+    if (completions_decode(text, size, &limits, &completions, &err))
+        check_error(&err);
+    else
+        check_params(&completions.params, completions.n_prompts);
+    completions_request_free(&completions);
+    if (chat_decode(text, size, &limits, &chat, &err)) {
+        check_error(&err);
+    } else {
+        check_params(&chat.params, 1);
+        require(chat.chat.n_messages > 0);
+        for (size_t i = 0; i < chat.chat.n_tools; i++)
+            check_slice(chat.chat.tools_json[i]);
+    }
+    chat_request_free(&chat);
+    free(text);
+    return 0;
+}
