@@ -16,6 +16,7 @@ int golden_model(int argc, char **argv);
 int golden_experts(int argc, char **argv);
 int golden_variants(int argc, char **argv);
 int golden_text(int argc, char **argv);
+int golden_generate(int argc, char **argv);
 int golden_sampler(int argc, char **argv);
 int golden_pretokenize(int argc, char **argv);
 

@@ -1,0 +1,281 @@
+/* golden generate MODEL FILE.json - what the whole engine makes of a checkpoint: the likelihood of documents, and
+ * greedy answers.  Goes through the public API, as the server does. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "llama4/engine.h"
+#include "tests/golden/golden.h"
+
+/* Numbers in the file have six digits after the point.  Greedy answers may part ways where the two best tokens are
+ * closer than the margin. */
+static const double LOGPROB_TOLERANCE = 1e-3, NLL_TOLERANCE = 1e-4, MARGIN = 1e-3;
+
+struct session {
+    struct l4_engine *engine;
+    int wake; /* eventfd */
+};
+
+static void on_wakeup(void *user) {
+    const struct session *session = user;
+    const uint64_t one = 1;
+    if (write(session->wake, &one, sizeof one) < 0 && errno != EAGAIN)
+        golden_fail("cannot write to an eventfd: %s", strerror(errno));
+}
+
+static void session_open(struct session *session, const char *model, const char *experts, const char *gemm) {
+    struct l4_engine_options options;
+    struct l4_err err;
+    session->wake = eventfd(0, EFD_CLOEXEC);
+    if (session->wake < 0)
+        golden_fail("no eventfd: %s", strerror(errno));
+    l4_engine_options_init(&options);
+    options.model = model;
+    options.experts_implementation = experts;
+    options.gemm = gemm;
+    options.wakeup = on_wakeup;
+    options.user = session;
+    options.max_queue = L4_MAX_QUEUE;
+    if (l4_engine_open(&session->engine, &options, &err) != 0)
+        golden_fail("%s: %s", model, err.message);
+    if (!l4_engine_tokenizer(session->engine))
+        golden_fail("%s: has no tokenizer.json", model);
+}
+
+static void session_close(struct session *session) {
+    l4_engine_close(session->engine);
+    close(session->wake);
+}
+
+/* ---- one request, and what came back -------------------------------------------------------------------------- */
+
+struct answer {
+    double *logprobs; /* of the prompt's tokens, then of the answer's */
+    size_t n_logprobs;
+    struct l4_tokens ids; /* of the answer */
+    struct l4_buf text;
+    size_t n_scored;
+    double prompt_nll; /* over all prompt tokens but the first */
+    bool ended;
+};
+
+static void take_event(struct answer *answer, const struct l4_event *event) {
+    switch (event->type) {
+    case L4_EVENT_PROMPT:
+        if (!isnan(event->token.logprob)) {
+            answer->prompt_nll -= (double)event->token.logprob;
+            answer->n_scored++;
+        }
+        return;
+    case L4_EVENT_TOKEN:
+        answer->logprobs = realloc(answer->logprobs, (answer->n_logprobs + 1) * sizeof *answer->logprobs);
+        if (!answer->logprobs || l4_tokens_push(&answer->ids, event->token.id) != 0)
+            golden_fail("out of memory");
+        answer->logprobs[answer->n_logprobs++] = (double)event->token.logprob;
+        l4_buf_append(&answer->text, event->text, event->text_bytes);
+        return;
+    case L4_EVENT_DONE:
+        l4_buf_append(&answer->text, event->text, event->text_bytes);
+        answer->ended = true;
+        return;
+    case L4_EVENT_ERROR:
+        golden_fail("the engine failed: %s", event->error.message);
+    }
+}
+
+static void submit(struct session *session, struct l4_request *request, struct answer *answer) {
+    uint64_t id;
+    struct l4_err err;
+    request->user = answer;
+    if (l4_engine_submit(session->engine, request, &id, &err) != 0)
+        golden_fail("%s", err.message);
+}
+
+static void wait_for_all(struct session *session, const struct answer *answers, size_t n) {
+    size_t n_ended = 0;
+    while (n_ended < n) {
+        uint64_t count;
+        if (read(session->wake, &count, sizeof count) < 0 && errno != EINTR)
+            golden_fail("cannot read an eventfd: %s", strerror(errno));
+        for (struct l4_event *event = l4_engine_poll(session->engine); event;) {
+            struct l4_event *next = event->next;
+            take_event(event->user, event);
+            l4_event_free(event);
+            event = next;
+        }
+        n_ended = 0;
+        for (size_t i = 0; i < n; i++)
+            n_ended += answers[i].ended;
+    }
+}
+
+static void answer_free(struct answer *answer) {
+    free(answer->logprobs);
+    l4_tokens_free(&answer->ids);
+    l4_buf_free(&answer->text);
+}
+
+static struct answer *answers_new(size_t n) {
+    struct answer *answers = calloc(n ? n : 1, sizeof *answers);
+    if (!answers)
+        golden_fail("out of memory");
+    return answers;
+}
+
+static void answers_free(struct answer *answers, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        answer_free(&answers[i]);
+    free(answers);
+}
+
+/* ---- reading the file ----------------------------------------------------------------------------------------- */
+
+static const cJSON *member(const cJSON *object, const char *name, cJSON_bool (*is_type)(const cJSON *)) {
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(object, name);
+    if (!value || !is_type(value))
+        golden_fail("\"%s\" is missing or of another type", name);
+    return value;
+}
+
+static void read_ids(const cJSON *array, struct l4_tokens *ids) {
+    const cJSON *value;
+    cJSON_ArrayForEach(value, array) {
+        if (l4_tokens_push(ids, value->valueint) != 0)
+            golden_fail("out of memory");
+    }
+}
+
+/* ---- nll: documents ------------------------------------------------------------------------------------------- */
+
+static bool check_nll(struct session *session, const cJSON *documents) {
+    size_t n = (size_t)cJSON_GetArraySize(documents), i = 0, n_matched = 0, n_tokens = 0;
+    struct answer *answers = answers_new(n);
+    const cJSON *document;
+    cJSON_ArrayForEach(document, documents) {
+        struct l4_tokens prompt = {0};
+        struct l4_err err;
+        const char *text = member(document, "text", cJSON_IsString)->valuestring;
+        if (l4_encode(l4_engine_tokenizer(session->engine), text, strlen(text), L4_ENCODE_BOS | L4_ENCODE_SPECIAL,
+                      &prompt, &err) != 0)
+            golden_fail("%s", err.message);
+        struct l4_request request = {.prompt = prompt.ids, .n_prompt = prompt.len, .prompt_logprobs = true};
+        l4_sampling_init(&request.sampling);
+        submit(session, &request, &answers[i++]);
+        l4_tokens_free(&prompt);
+    }
+    wait_for_all(session, answers, n);
+    double nll = 0, want_nll = 0, worst = 0;
+    i = 0;
+    cJSON_ArrayForEach(document, documents) {
+        const struct answer *answer = &answers[i++];
+        double want = member(document, "nll", cJSON_IsNumber)->valuedouble;
+        double error = fabs(answer->prompt_nll - want) / (double)(answer->n_scored ? answer->n_scored : 1);
+        bool same_length = answer->n_scored + 1 == (size_t)member(document, "tokens", cJSON_IsNumber)->valueint;
+        n_matched += same_length && error <= NLL_TOLERANCE;
+        worst = error > worst ? error : worst;
+        nll += answer->prompt_nll;
+        want_nll += want;
+        n_tokens += answer->n_scored;
+    }
+    double perplexity = exp(nll / (double)n_tokens), want = exp(want_nll / (double)n_tokens);
+    bool same = llround(perplexity * 1e4) == llround(want * 1e4);
+    printf("nll: %zu of %zu match, largest error a token %.2e; perplexity %.6f, expected %.6f: %s to 4 digits\n",
+           n_matched, n, worst, perplexity, want, same ? "equal" : "DIFFERENT");
+    answers_free(answers, n);
+    return n > 0 && n_matched == n && same;
+}
+
+/* ---- greedy: answers ------------------------------------------------------------------------------------------ */
+
+/* How many leading tokens agree in id and log-probability. */
+static size_t agreement(const struct answer *answer, const struct l4_tokens *want, const cJSON *logprobs,
+                        double *worst) {
+    size_t i = 0;
+    while (i < answer->ids.len && i < want->len && answer->ids.ids[i] == want->ids[i]) {
+        double error = fabs(answer->logprobs[i] - cJSON_GetArrayItem(logprobs, (int)i)->valuedouble);
+        *worst = error > *worst ? error : *worst;
+        if (error > LOGPROB_TOLERANCE)
+            break;
+        i++;
+    }
+    return i;
+}
+
+static bool check_greedy(struct session *session, const cJSON *cases) {
+    enum { MAX_NEW_TOKENS = 96 };
+    size_t n = (size_t)cJSON_GetArraySize(cases), i = 0, n_matched = 0, n_close = 0;
+    struct answer *answers = answers_new(n);
+    const cJSON *one;
+    cJSON_ArrayForEach(one, cases) {
+        struct l4_tokens prompt = {0};
+        read_ids(member(one, "prompt_ids", cJSON_IsArray), &prompt);
+        struct l4_request request = {
+            .prompt = prompt.ids, .n_prompt = prompt.len, .max_tokens = MAX_NEW_TOKENS, .logprobs = true};
+        l4_sampling_init(&request.sampling);
+        request.sampling.temperature = 0;
+        submit(session, &request, &answers[i++]);
+        l4_tokens_free(&prompt);
+    }
+    wait_for_all(session, answers, n);
+    double worst = 0;
+    i = 0;
+    cJSON_ArrayForEach(one, cases) {
+        struct answer *answer = &answers[i++];
+        struct l4_tokens want = {0};
+        read_ids(member(one, "ids", cJSON_IsArray), &want);
+        const char *text = member(one, "text", cJSON_IsString)->valuestring;
+        size_t n_agree = agreement(answer, &want, member(one, "logprobs", cJSON_IsArray), &worst);
+        bool same_text = answer->text.len == strlen(text) && memcmp(answer->text.data, text, answer->text.len) == 0;
+        if (n_agree == want.len && answer->ids.len == want.len && same_text)
+            n_matched++;
+        else if (member(one, "smallest_top2_margin", cJSON_IsNumber)->valuedouble <= MARGIN)
+            n_close++;
+        else
+            fprintf(stderr, "greedy %zu: differs at token %zu of %zu\n", i - 1, n_agree, want.len);
+        l4_tokens_free(&want);
+    }
+    printf("greedy: %zu of %zu match in ids, text and log-probabilities", n_matched, n);
+    if (n_close > 0)
+        printf(", %zu more part at a choice closer than %g", n_close, MARGIN);
+    printf("; largest error of a log-probability %.2e\n", worst);
+    answers_free(answers, n);
+    return n > 0 && n_matched + n_close == n;
+}
+
+static bool check_all(const char *model, const char *experts, const char *gemm, const cJSON *file) {
+    struct session session;
+    printf("%s, gemm %s:\n", experts, gemm);
+    session_open(&session, model, experts, gemm);
+    bool ok = check_nll(&session, member(file, "nll", cJSON_IsArray));
+    ok = check_greedy(&session, member(file, "greedy", cJSON_IsArray)) && ok;
+    session_close(&session);
+    return ok;
+}
+
+int golden_generate(int argc, char **argv) {
+    const char *experts = "auto", *gemm = "own";
+    int i = 1;
+    for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i += 2) {
+        if (strcmp(argv[i], "--experts") == 0)
+            experts = argv[i + 1];
+        else if (strcmp(argv[i], "--gemm") == 0)
+            gemm = argv[i + 1];
+        else
+            return GOLDEN_USAGE;
+    }
+    if (argc - i != 2)
+        return GOLDEN_USAGE;
+    cJSON *file = golden_read_json(argv[i + 1]);
+    bool ok = true;
+    if (strcmp(experts, "all") == 0)
+        for (const char *const *name = l4_engine_experts_names(); *name; name++)
+            ok = check_all(argv[i], *name, gemm, file) && ok;
+    else
+        ok = check_all(argv[i], experts, gemm, file);
+    cJSON_Delete(file);
+    return ok ? GOLDEN_OK : GOLDEN_MISMATCH;
+}
