@@ -61,7 +61,7 @@ run: $(BUILD)/llama4d ## serve the demo model on 127.0.0.1:8080
 # ---- what is built -------------------------------------------------------------------------------------------------
 $(BUILD)/obj/core/kernels/%_avx2.o: ISA = -mavx2 -mfma -mf16c
 $(BUILD)/obj/core/kernels/%_avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
-$(BUILD)/obj/core/kernels/%.o: CFLAGS := $(subst -O2,-O3,$(CFLAGS))
+$(BUILD)/obj/core/kernels/%.o $(BUILD)/obj/core/sample/%.o: CFLAGS := $(subst -O2,-O3,$(CFLAGS))
 
 # `make deps test`: nothing is compiled before the packages are there.
 $(BUILD)/obj/%.o: %.c | $(filter deps,$(MAKECMDGOALS))

@@ -8,31 +8,50 @@
 #include "core/base/checked.h"
 #include "core/sample/history.h"
 
-enum { SUM_BLOCK = 1024 };
+/* Blocks are what is looked at first: one whose largest value is too small is passed over as a whole. */
+enum { BLOCK = 64 };
 
 struct sampler {
     int32_t vocab_size;
     const struct kernels *kernels;
-    float *adjusted; /* [vocab_size] logits after bias and penalties */
+    float *adjusted; /* [vocab_size] logits after bias and penalties; in sampler_logprobs the raw ones */
 
-    /* What is left to draw from: ids ascending, weights in proportion to the probabilities. */
-    int32_t *ids;
+    /* What is left to draw from, in the order of ids: n weights in proportion to the probabilities, their sum, and
+     * the sum of each block of them.  Weight i belongs to ids[i], or to id i while every id is there (dense). */
     float *weights;
+    int32_t *ids;
+    bool dense;
     int32_t n;
     double total;
+    double *block_sums;
+
+    float *block_max; /* scratch: [blocks] */
+    float *selection; /* scratch of threshold: [vocab_size] */
 };
+
+static int32_t n_blocks(int32_t n) {
+    return (n + BLOCK - 1) / BLOCK;
+}
+
+static int32_t block_size(int32_t n, int32_t block) {
+    return n - block * BLOCK < BLOCK ? n - block * BLOCK : BLOCK;
+}
 
 int sampler_open(struct sampler **out, int32_t vocab_size, const struct kernels *kernels) {
     struct sampler *sampler = calloc(1, sizeof *sampler);
     if (sampler == NULL)
         return L4_E_NOMEM;
-    size_t n = (size_t)vocab_size;
+    const size_t n = (size_t)vocab_size, blocks = (size_t)n_blocks(vocab_size);
     sampler->vocab_size = vocab_size;
     sampler->kernels = kernels;
     sampler->adjusted = checked_array(n, sizeof *sampler->adjusted);
-    sampler->ids = checked_array(n, sizeof *sampler->ids);
     sampler->weights = checked_array(n, sizeof *sampler->weights);
-    if (sampler->adjusted == NULL || sampler->ids == NULL || sampler->weights == NULL) {
+    sampler->ids = checked_array(n, sizeof *sampler->ids);
+    sampler->selection = checked_array(n, sizeof *sampler->selection);
+    sampler->block_max = checked_array(blocks, sizeof *sampler->block_max);
+    sampler->block_sums = checked_array(blocks, sizeof *sampler->block_sums);
+    if (sampler->adjusted == NULL || sampler->weights == NULL || sampler->ids == NULL || sampler->selection == NULL ||
+        sampler->block_max == NULL || sampler->block_sums == NULL) {
         sampler_close(sampler);
         return L4_E_NOMEM;
     }
@@ -44,8 +63,11 @@ void sampler_close(struct sampler *sampler) {
     if (sampler == NULL)
         return;
     free(sampler->adjusted);
-    free(sampler->ids);
     free(sampler->weights);
+    free(sampler->ids);
+    free(sampler->selection);
+    free(sampler->block_max);
+    free(sampler->block_sums);
     free(sampler);
 }
 
@@ -82,31 +104,60 @@ static uint32_t crossing_digit(const double *sums, uint32_t n_digits, double amo
     return found;
 }
 
-/* The largest value t among those of x[] that are >= least, such that the values >= t amount to `amount`: in number, or
- * (by_sum; x >= 0) in their sum.  *above is what the values > t amount to.  A radix selection in three passes. */
-static float threshold(const float *x, int32_t n, float least, bool by_sum, double amount, double *above) {
+/* The largest value t in x[n] such that the values >= t amount to `amount`: in number, or (by_sum; x >= 0) in their
+ * sum. *above is what the values > t amount to.  A radix selection: each pass keeps the values that share one more
+ * digit with t.  The first digit takes the exponent in. */
+static float threshold(struct sampler *sampler, const float *x, int32_t n, bool by_sum, double amount, double *above) {
     enum { MAX_DIGITS = 1 << 11 };
     static const struct {
         int shift;
         uint32_t n_digits;
-    } passes[] = {{21, 1 << 11}, {10, 1 << 11}, {0, 1 << 10}};
-    uint32_t fixed = 0, fixed_mask = 0;
+    } passes[] = {{21, 1 << 11}, {14, 1 << 7}, {7, 1 << 7}, {0, 1 << 7}};
+    uint32_t fixed = 0;
     *above = 0;
-    for (int pass = 0; pass < 3; pass++) {
+    for (int pass = 0; pass < 4; pass++) {
         const int shift = passes[pass].shift;
         const uint32_t n_digits = passes[pass].n_digits;
-        double sums[MAX_DIGITS] = {0};
+        double sums[MAX_DIGITS];
+        memset(sums, 0, n_digits * sizeof *sums);
+        for (int32_t i = 0; i < n; i++)
+            sums[order_key(x[i]) >> shift & (n_digits - 1)] += by_sum ? (double)x[i] : 1;
+        const uint32_t digit = crossing_digit(sums, n_digits, amount, above);
+        fixed |= digit << shift;
+        int32_t n_kept = 0;
         for (int32_t i = 0; i < n; i++) {
-            if (!(x[i] >= least))
-                continue;
-            uint32_t key = order_key(x[i]);
-            if ((key & fixed_mask) == fixed)
-                sums[key >> shift & (n_digits - 1)] += by_sum ? (double)x[i] : 1;
+            const float value = x[i];
+            sampler->selection[n_kept] = value; /* x may be selection: never written before it is read */
+            n_kept += (order_key(value) >> shift & (n_digits - 1)) == digit;
         }
-        fixed |= crossing_digit(sums, n_digits, amount, above) << shift;
-        fixed_mask |= (n_digits - 1) << shift;
+        x = sampler->selection;
+        n = n_kept;
     }
     return from_order_key(fixed);
+}
+
+static void find_block_maxima(struct sampler *sampler, const float *x, int32_t n) {
+    for (int32_t block = 0; block < n_blocks(n); block++)
+        sampler->block_max[block] = sampler->kernels->max(x + block * BLOCK, block_size(n, block));
+}
+
+/* From x[n], whose block maxima are known, keep what is >= least.  ids NULL: x[i] belongs to id i.  x and ids may be
+ * the sampler's own. */
+static void gather(struct sampler *sampler, const float *x, const int32_t *ids, int32_t n, float least) {
+    int32_t n_kept = 0;
+    for (int32_t block = 0; block < n_blocks(n); block++) {
+        if (!(sampler->block_max[block] >= least))
+            continue;
+        const int32_t end = block * BLOCK + block_size(n, block);
+        for (int32_t i = block * BLOCK; i < end; i++) {
+            const float value = x[i];
+            sampler->ids[n_kept] = ids != NULL ? ids[i] : i;
+            sampler->weights[n_kept] = value;
+            n_kept += value >= least;
+        }
+    }
+    sampler->n = n_kept;
+    sampler->dense = false;
 }
 
 /* ---- the steps, in their order ---------------------------------------------------------------------------------- */
@@ -139,59 +190,46 @@ static void apply_bias_and_penalties(struct sampler *sampler, const struct l4_sa
     }
 }
 
-static int32_t largest(const float *x, int32_t n) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++)
-        if (x[i] > x[best])
-            best = i;
-    return best;
-}
-
-/* Candidates: the top_k logits, or all that are not -inf; weights still hold their logits. */
-static void keep_top_k(struct sampler *sampler, int top_k) {
-    float least = -FLT_MAX;
+/* Candidates: the logits that are at least the k-th largest. */
+static void keep_top_k(struct sampler *sampler, int32_t k) {
+    /* The k-th largest of the blocks' maxima has at least k logits at or above it, and few more. */
+    const int32_t n = sampler->vocab_size, blocks = n_blocks(n);
     double above;
-    if (top_k > 0 && top_k < sampler->vocab_size)
-        least = fmaxf(least, threshold(sampler->adjusted, sampler->vocab_size, least, false, top_k, &above));
-    int32_t n = 0;
-    for (int32_t i = 0; i < sampler->vocab_size; i++) {
-        sampler->ids[n] = i;
-        sampler->weights[n] = sampler->adjusted[i];
-        n += sampler->adjusted[i] >= least;
+    float least = -FLT_MAX;
+    if (k <= blocks)
+        least = fmaxf(least, threshold(sampler, sampler->block_max, blocks, false, k, &above));
+    gather(sampler, sampler->adjusted, NULL, n, least);
+    if (sampler->n > k) {
+        least = threshold(sampler, sampler->weights, sampler->n, false, k, &above);
+        find_block_maxima(sampler, sampler->weights, sampler->n);
+        gather(sampler, sampler->weights, sampler->ids, sampler->n, least);
     }
-    sampler->n = n;
 }
 
 /* weight = exp((logit - largest) / temperature) */
-static void apply_temperature(struct sampler *sampler, float temperature, float max_logit) {
-    const float exp_underflows = -110;
-    float *weights = sampler->weights;
-    for (int32_t i = 0; i < sampler->n; i++) {
-        float x = (weights[i] - max_logit) / temperature;
-        weights[i] = x > exp_underflows ? x : exp_underflows;
-    }
-    sampler->kernels->exp_sum(weights, weights, sampler->n, 0);
+static void apply_temperature(struct sampler *sampler, const float *logits, float temperature, float max_logit) {
+    for (int32_t i = 0; i < sampler->n; i++)
+        sampler->weights[i] = (logits[i] - max_logit) / temperature;
+    sampler->kernels->exp_sum(sampler->weights, sampler->weights, sampler->n, 0);
 }
 
 static void sum_weights(struct sampler *sampler) {
-    enum { LANES = 8 };
-    double sums[LANES] = {0};
-    int32_t i = 0;
-    for (; i + LANES <= sampler->n; i += LANES)
-        for (int lane = 0; lane < LANES; lane++)
-            sums[lane] += (double)sampler->weights[i + lane];
-    for (; i < sampler->n; i++)
-        sums[0] += (double)sampler->weights[i];
-    sampler->total = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    sampler->total = 0;
+    for (int32_t block = 0; block < n_blocks(sampler->n); block++) {
+        const float *weights = sampler->weights + block * BLOCK;
+        const int32_t n = block_size(sampler->n, block);
+        double sums[4] = {0};
+        for (int32_t i = 0; i < n; i++)
+            sums[i % 4] += (double)weights[i];
+        sampler->block_sums[block] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        sampler->total += sampler->block_sums[block];
+    }
 }
 
-/* From the most probable down, as long as what came before is less than top_p of the whole. */
-static void keep_top_p(struct sampler *sampler, float top_p) {
-    const double amount = (double)top_p * sampler->total;
-    /* All weights below this come to less than 1 - top_p of the whole: none of them is reached. */
-    const float least = (float)((1 - (double)top_p) * sampler->total / sampler->n * 0.999);
+/* From the most probable down, as long as what came before is less than `amount`. */
+static void keep_amount(struct sampler *sampler, double amount) {
     double before;
-    const float last = threshold(sampler->weights, sampler->n, least, true, amount, &before);
+    const float last = threshold(sampler, sampler->weights, sampler->n, true, amount, &before);
     int32_t n = 0;
     bool any_equal = false;
     for (int32_t i = 0; i < sampler->n; i++) {
@@ -208,38 +246,48 @@ static void keep_top_p(struct sampler *sampler, float top_p) {
     sampler->n = n;
 }
 
-static void keep_min_p(struct sampler *sampler, float min_p) {
-    const float least = min_p * sampler->kernels->max(sampler->weights, sampler->n);
-    int32_t n = 0;
-    for (int32_t i = 0; i < sampler->n; i++) {
-        const float weight = sampler->weights[i];
-        sampler->ids[n] = sampler->ids[i];
-        sampler->weights[n] = weight;
-        n += weight >= least;
-    }
-    sampler->n = n;
+static void keep_top_p_min_p(struct sampler *sampler, float top_p, float min_p) {
+    sum_weights(sampler);
+    find_block_maxima(sampler, sampler->weights, sampler->n);
+    float least = FLT_MIN;
+    if (min_p > 0)
+        least = fmaxf(least, min_p * sampler->kernels->max(sampler->block_max, n_blocks(sampler->n)));
+    /* Weights below an n-th of 1 - top_p come to less than 1 - top_p together: none of them is reached. */
+    if (top_p < 1)
+        least = fmaxf(least, (float)((1 - (double)top_p) * 0.999 * sampler->total / sampler->n));
+    gather(sampler, sampler->weights, sampler->dense ? NULL : sampler->ids, sampler->n, least);
+    if (top_p < 1)
+        keep_amount(sampler, (double)top_p * sampler->total);
 }
 
 static void find_candidates(struct sampler *sampler, const struct l4_sampling *sampling,
                             const struct sample_history *history, const float *logits) {
     apply_bias_and_penalties(sampler, sampling, history, logits);
-    const int32_t best = largest(sampler->adjusted, sampler->vocab_size);
-    const float max_logit = sampler->adjusted[best];
+    find_block_maxima(sampler, sampler->adjusted, sampler->vocab_size);
+    const float max_logit = sampler->kernels->max(sampler->block_max, n_blocks(sampler->vocab_size));
+    sampler->dense = false;
     if (!(sampling->temperature > 0) || max_logit == -INFINITY) {
+        int32_t best = 0;
+        while (sampler->adjusted[best] != max_logit)
+            best++;
         sampler->ids[0] = best;
         sampler->weights[0] = 1;
         sampler->n = 1;
-        sampler->total = 1;
-        return;
+    } else if (sampling->top_k > 0 && sampling->top_k < sampler->vocab_size) {
+        keep_top_k(sampler, sampling->top_k);
+        apply_temperature(sampler, sampler->weights, sampling->temperature, max_logit);
+    } else {
+        sampler->dense = true;
+        sampler->n = sampler->vocab_size;
+        apply_temperature(sampler, sampler->adjusted, sampling->temperature, max_logit);
     }
-    keep_top_k(sampler, sampling->top_k);
-    apply_temperature(sampler, sampling->temperature, max_logit);
+    if (sampling->top_p < 1 || sampling->min_p > 0)
+        keep_top_p_min_p(sampler, sampling->top_p, sampling->min_p);
     sum_weights(sampler);
-    if (sampling->top_p < 1)
-        keep_top_p(sampler, sampling->top_p);
-    if (sampling->min_p > 0)
-        keep_min_p(sampler, sampling->min_p);
-    sum_weights(sampler);
+}
+
+static int32_t candidate(const struct sampler *sampler, int32_t i) {
+    return sampler->dense ? i : sampler->ids[i];
 }
 
 void sampler_probs(struct sampler *sampler, const struct l4_sampling *sampling, const struct sample_history *history,
@@ -247,7 +295,7 @@ void sampler_probs(struct sampler *sampler, const struct l4_sampling *sampling, 
     find_candidates(sampler, sampling, history, logits);
     memset(probs, 0, (size_t)sampler->vocab_size * sizeof *probs);
     for (int32_t i = 0; i < sampler->n; i++)
-        probs[sampler->ids[i]] = (float)((double)sampler->weights[i] / sampler->total);
+        probs[candidate(sampler, i)] = (float)((double)sampler->weights[i] / sampler->total);
 }
 
 /* ---- drawing ---------------------------------------------------------------------------------------------------- */
@@ -268,18 +316,25 @@ static double uniform(uint64_t seed, uint64_t index) {
 int32_t sampler_next(struct sampler *sampler, const struct l4_sampling *sampling, const struct sample_history *history,
                      const float *logits, uint64_t index) {
     find_candidates(sampler, sampling, history, logits);
-    const double target = uniform(sampling->seed, index) * sampler->total;
-    double sum = 0;
-    int32_t last = 0; /* rounding may leave the sum short of the total: then the last that has a weight */
-    for (int32_t i = 0; i < sampler->n; i++) {
-        if (!(sampler->weights[i] > 0))
+    double rest = uniform(sampling->seed, index) * sampler->total;
+    int32_t block = 0, last_block = n_blocks(sampler->n) - 1;
+    for (; block < last_block && rest >= sampler->block_sums[block]; block++)
+        rest -= sampler->block_sums[block];
+    /* Where rounding leaves something over at the end, it goes to the last that has a weight. */
+    while (!(sampler->block_sums[block] > 0))
+        block--;
+    const int32_t begin = block * BLOCK, end = begin + block_size(sampler->n, block);
+    int32_t drawn = begin;
+    for (int32_t i = begin; i < end; i++) {
+        const double weight = (double)sampler->weights[i];
+        if (!(weight > 0))
             continue;
-        last = i;
-        sum += (double)sampler->weights[i];
-        if (sum > target)
+        drawn = i;
+        if (rest < weight)
             break;
+        rest -= weight;
     }
-    return sampler->ids[last];
+    return candidate(sampler, drawn);
 }
 
 /* ---- log-probabilities ------------------------------------------------------------------------------------------ */
@@ -294,24 +349,27 @@ void sampler_logprobs(struct sampler *sampler, const float *logits, int32_t id, 
     float *clean = sampler->adjusted;
     for (int32_t i = 0; i < vocab_size; i++)
         clean[i] = finite_or_minus_inf(logits[i]);
-    const float max_logit = sampler->kernels->max(clean, vocab_size);
+    find_block_maxima(sampler, clean, vocab_size);
+    const float max_logit = sampler->kernels->max(sampler->block_max, n_blocks(vocab_size));
     double sum = 0;
-    for (int32_t i = 0; i < vocab_size && max_logit > -INFINITY; i += SUM_BLOCK) {
-        const int32_t n = vocab_size - i < SUM_BLOCK ? vocab_size - i : SUM_BLOCK;
-        sum += (double)sampler->kernels->exp_sum(NULL, clean + i, n, max_logit);
-    }
+    for (int32_t block = 0; block < n_blocks(vocab_size) && max_logit > -INFINITY; block++)
+        sum += (double)sampler->kernels->exp_sum(NULL, clean + block * BLOCK, block_size(vocab_size, block), max_logit);
     const double log_sum = log(sum);
     *token = (struct l4_logprob){.id = id, .logprob = log_prob(clean[id], max_logit, log_sum)};
 
-    /* The best so far, kept in order; few of the vocabulary get past the first comparison. */
-    int n = 0;
-    for (int32_t i = 0; i < vocab_size && n_top > 0; i++) {
-        if (n == n_top && !(clean[i] > top[n - 1].logprob))
+    int n = 0; /* the best so far, in order */
+    for (int32_t block = 0; block < n_blocks(vocab_size) && n_top > 0; block++) {
+        if (n == n_top && !(sampler->block_max[block] > top[n - 1].logprob))
             continue;
-        int at = n < n_top ? n++ : n - 1;
-        for (; at > 0 && clean[i] > top[at - 1].logprob; at--)
-            top[at] = top[at - 1];
-        top[at] = (struct l4_logprob){.id = i, .logprob = clean[i]};
+        const int32_t end = block * BLOCK + block_size(vocab_size, block);
+        for (int32_t i = block * BLOCK; i < end; i++) {
+            if (n == n_top && !(clean[i] > top[n - 1].logprob))
+                continue;
+            int at = n < n_top ? n++ : n - 1;
+            for (; at > 0 && clean[i] > top[at - 1].logprob; at--)
+                top[at] = top[at - 1];
+            top[at] = (struct l4_logprob){.id = i, .logprob = clean[i]};
+        }
     }
     for (int i = 0; i < n; i++)
         top[i].logprob = log_prob(top[i].logprob, max_logit, log_sum);

@@ -17,7 +17,7 @@ void sample_history_close(struct sample_history *history);
  * nothing changed. */
 int sample_history_add(struct sample_history *history, int32_t id, bool is_answer) L4_MUST_CHECK;
 
-/* Working storage for one vocabulary (12 bytes an id), reused between calls; one thread at a time.  kernels is borrowed
+/* Working storage for one vocabulary (16 bytes an id), reused between calls; one thread at a time.  kernels is borrowed
  * until close. */
 struct sampler;
 int sampler_open(struct sampler **out, int32_t vocab_size, const struct kernels *kernels) L4_MUST_CHECK;
