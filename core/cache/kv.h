@@ -1,7 +1,8 @@
 /* KV cache: fixed-size pages from one pool, a block table per sequence and layer.
  *
  * A page holds the keys and values of KV_PAGE_TOKENS positions of one layer, f32:
- *   k [n_kv_heads][KV_PAGE_TOKENS][head_dim], then v of the same shape.
+ *   k [n_kv_heads][head_dim][KV_PAGE_TOKENS], then v [n_kv_heads][KV_PAGE_TOKENS][head_dim]:
+ * each as the product that reads it goes through it, with the sums' columns side by side.
  * Position p lies in page p / KV_PAGE_TOKENS of its sequence, at slot p % KV_PAGE_TOKENS.
  * Thread: engine. */
 #ifndef CORE_CACHE_KV_H
@@ -13,7 +14,7 @@
 #include "core/format/config.h"
 #include "llama4/error.h"
 
-enum { KV_PAGE_TOKENS = 32 };
+enum { KV_PAGE_TOKENS = 64 };
 
 struct kv_pool;
 struct kv_seq;
@@ -44,8 +45,8 @@ void kv_seq_advance(struct kv_seq *seq, int64_t n_tokens);
 void kv_seq_clear(struct kv_seq *seq);
 int64_t kv_seq_length(const struct kv_seq *seq);
 
-/* The keys (values) of one KV head in the page that holds position: [KV_PAGE_TOKENS][head_dim].  The page must be
- * reserved and not given back. */
+/* The keys [head_dim][KV_PAGE_TOKENS] and the values [KV_PAGE_TOKENS][head_dim] of one KV head in the page that holds
+ * position.  The page must be reserved and not given back. */
 float *kv_seq_k(const struct kv_seq *seq, int layer, int64_t position, int kv_head);
 float *kv_seq_v(const struct kv_seq *seq, int layer, int64_t position, int kv_head);
 

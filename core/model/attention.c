@@ -2,8 +2,10 @@
 
 #include <math.h>
 
-/* Keys a block of the online softmax: a few pages, so that its bookkeeping is small beside the products. */
-enum { BLOCK_TOKENS = 4 * KV_PAGE_TOKENS };
+enum {
+    BLOCK_TOKENS = 2 * KV_PAGE_TOKENS, /* keys a block of the online softmax */
+    TILE_TOKENS = 32                   /* queries that go through the keys together; a page is a multiple */
+};
 
 static int64_t min_i64(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -14,14 +16,15 @@ static int64_t next_multiple(int64_t position, int64_t step) {
     return position - position % step + step;
 }
 
-/* Cuts the spans where a page or a chunk ends; tiles may be NULL.  Returns the number of tiles. */
+/* Cuts the spans at multiples of TILE_TOKENS and where a chunk ends; tiles may be NULL.  Returns the number of tiles.
+ */
 static int64_t cut(const struct attention_span *spans, int n_spans, int64_t chunk_tokens,
                    struct attention_tile *tiles) {
     int64_t n = 0;
     for (const struct attention_span *span = spans; span < spans + n_spans; span++) {
         int64_t end = span->position + span->n_tokens;
         for (int64_t position = span->position, next; position < end; position = next) {
-            next = min_i64(end, next_multiple(position, KV_PAGE_TOKENS));
+            next = min_i64(end, next_multiple(position, TILE_TOKENS));
             if (chunk_tokens)
                 next = min_i64(next, next_multiple(position, chunk_tokens));
             if (tiles)
@@ -53,7 +56,7 @@ int attention_plan(struct attention *plan, const struct model_config *config, co
         plan->n_rows += spans[i].n_tokens;
         most_tokens = spans[i].n_tokens > most_tokens ? spans[i].n_tokens : most_tokens;
     }
-    size_t n_rows = (size_t)(min_i64(most_tokens, KV_PAGE_TOKENS) * (config->n_heads / config->n_kv_heads));
+    size_t n_rows = (size_t)(min_i64(most_tokens, TILE_TOKENS) * (config->n_heads / config->n_kv_heads));
     plan->workspace_floats = (n_rows * (BLOCK_TOKENS + (size_t)config->head_dim + 2) + 15) / 16 * 16;
     plan->full = arena_alloc(arena, (size_t)plan->n_full, sizeof *plan->full);
     plan->chunked = arena_alloc(arena, (size_t)plan->n_chunked, sizeof *plan->chunked);
@@ -89,9 +92,9 @@ struct tile_call {
 static void block_scores(const struct tile_call *c, const float *q, int64_t start, int64_t end) {
     for (int64_t at = start, next; at < end; at = next) {
         next = min_i64(end, next_multiple(at, KV_PAGE_TOKENS));
-        const float *keys = kv_seq_k(c->tile->kv, c->layer, at, c->kv_head) + at % KV_PAGE_TOKENS * c->head_dim;
-        struct matrix w = {DT_F32, MATRIX_OUT_IN, next - at, c->head_dim, c->head_dim, keys};
-        c->kernels->gemm[DT_F32][MATRIX_OUT_IN](&w, 0, w.n, q, c->head_dim, c->n_rows, c->work.scores + (at - start),
+        const float *keys = kv_seq_k(c->tile->kv, c->layer, at, c->kv_head) + at % KV_PAGE_TOKENS;
+        struct matrix w = {DT_F32, MATRIX_IN_OUT, next - at, c->head_dim, KV_PAGE_TOKENS, keys};
+        c->kernels->gemm[DT_F32][MATRIX_IN_OUT](&w, 0, w.n, q, c->head_dim, c->n_rows, c->work.scores + (at - start),
                                                 BLOCK_TOKENS, false, c->scratch);
     }
 }

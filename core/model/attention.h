@@ -18,7 +18,7 @@ struct attention_span {
     int64_t position, row, n_tokens;
 };
 
-/* Tokens of one span whose positions lie in one page and one chunk, and the first position that they see. */
+/* A few tokens of one span whose positions lie in one page and one chunk, and the first position that they see. */
 struct attention_tile {
     const struct kv_seq *kv;
     int64_t position, row, n_tokens;

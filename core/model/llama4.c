@@ -118,14 +118,16 @@ static void place_qkv_rows(void *ctx, int64_t begin, int64_t end) {
             float *q = s->q + ((h / n_rep * s->n_rows + i) * n_rep + h % n_rep) * head_dim;
             s->model->exec->kernels->scale(q, head, (float)scale, head_dim);
         }
-        int64_t slot = row->position % KV_PAGE_TOKENS * head_dim;
+        int64_t slot = row->position % KV_PAGE_TOKENS;
         for (int32_t h = 0; h < config->n_kv_heads; h++, head += head_dim) {
             if (layer->use_rope)
                 rotate_head(s, i, head);
-            memcpy(kv_seq_k(row->kv, s->layer, row->position, h) + slot, head, head_bytes);
+            float *keys = kv_seq_k(row->kv, s->layer, row->position, h) + slot;
+            for (int64_t j = 0; j < head_dim; j++)
+                keys[j * KV_PAGE_TOKENS] = head[j];
         }
         for (int32_t h = 0; h < config->n_kv_heads; h++, head += head_dim)
-            memcpy(kv_seq_v(row->kv, s->layer, row->position, h) + slot, head, head_bytes);
+            memcpy(kv_seq_v(row->kv, s->layer, row->position, h) + slot * head_dim, head, head_bytes);
     }
 }
 

@@ -60,7 +60,7 @@ static void check_all(const struct model_config *config, struct kv_pool *pool, c
                     float want = (float)(lives[s].id * 1000003 + (uint32_t)layer * 7 + (uint32_t)t);
                     int64_t slot = t % KV_PAGE_TOKENS * config->head_dim;
                     for (int h = 0; h < config->n_kv_heads; h++) {
-                        assert_true(kv_seq_k(lives[s].seq, layer, t, h)[slot] == want + (float)h);
+                        assert_true(kv_seq_k(lives[s].seq, layer, t, h)[t % KV_PAGE_TOKENS] == want + (float)h);
                         assert_true(kv_seq_v(lives[s].seq, layer, t, h)[slot + config->head_dim - 1] ==
                                     -want - (float)h);
                     }
@@ -77,7 +77,7 @@ static void fill(const struct model_config *config, const struct life *life, int
             float value = (float)(life->id * 1000003 + (uint32_t)layer * 7 + (uint32_t)t);
             int64_t slot = t % KV_PAGE_TOKENS * config->head_dim;
             for (int h = 0; h < config->n_kv_heads; h++) {
-                kv_seq_k(life->seq, layer, t, h)[slot] = value + (float)h;
+                kv_seq_k(life->seq, layer, t, h)[t % KV_PAGE_TOKENS] = value + (float)h;
                 kv_seq_v(life->seq, layer, t, h)[slot + config->head_dim - 1] = -value - (float)h;
             }
         }
@@ -101,7 +101,7 @@ static void random_lives(int64_t chunk, int64_t n_pages, unsigned seed, int *n_f
             kv_seq_clear(life->seq);
             life->length = life->reserved = 0;
         } else if (action < 9) {
-            int64_t n = rand_r(&seed) % (action < 4 ? 150 : 20), missing = 0;
+            int64_t n = rand_r(&seed) % (action < 4 ? 5 * KV_PAGE_TOKENS : KV_PAGE_TOKENS / 2), missing = 0;
             struct life want = *life;
             if (life->length + n > want.reserved)
                 want.reserved = life->length + n;
@@ -131,7 +131,7 @@ static void random_lives(int64_t chunk, int64_t n_pages, unsigned seed, int *n_f
 
 static void test_random_lives(void **state) {
     (void)state;
-    static const int64_t chunks[] = {16, 24, 32, 64, 100, 8192};
+    static const int64_t chunks[] = {16, 48, KV_PAGE_TOKENS, 2 * KV_PAGE_TOKENS, 200, 8192};
     int n_full = 0;
     for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++)
         for (unsigned seed = 1; seed <= 4; seed++)
@@ -141,21 +141,22 @@ static void test_random_lives(void **state) {
 
 static void test_full_takes_nothing(void **state) {
     (void)state;
-    struct model_config config = small_config(64);
+    enum { P = KV_PAGE_TOKENS };
+    struct model_config config = small_config(2 * P);
     struct kv_pool *pool;
     struct kv_seq *a, *b;
     assert_int_equal(kv_pool_open(&pool, &config, 7, NULL), 0);
     assert_int_equal(kv_seq_open(&a, pool, NULL), 0);
     assert_int_equal(kv_seq_open(&b, pool, NULL), 0);
-    assert_int_equal(kv_seq_reserve(a, 33), 0); /* two pages of each layer */
+    assert_int_equal(kv_seq_reserve(a, P + 1), 0); /* two pages of each layer */
     assert_int_equal(kv_pool_free_pages(pool), 1);
     assert_int_equal(kv_seq_reserve(b, 1), L4_E_KV_FULL);
-    assert_int_equal(kv_seq_reserve(a, 65), L4_E_KV_FULL);
+    assert_int_equal(kv_seq_reserve(a, 2 * P + 1), L4_E_KV_FULL);
     assert_int_equal(kv_seq_reserve(a, INT64_MAX), L4_E_KV_FULL);
     assert_int_equal(kv_pool_free_pages(pool), 1);
-    assert_int_equal(kv_seq_reserve(a, 64), 0); /* still fits into what it has */
+    assert_int_equal(kv_seq_reserve(a, 2 * P), 0); /* still fits into what it has */
     kv_seq_clear(a);
-    assert_int_equal(kv_seq_reserve(b, 64), 0);
+    assert_int_equal(kv_seq_reserve(b, 2 * P), 0);
     kv_seq_close(a);
     kv_seq_close(b);
     kv_pool_close(pool);
@@ -164,7 +165,9 @@ static void test_full_takes_nothing(void **state) {
 /* A long run in steps never holds more than kv_pages_needed said, and for whole chunks it said no more than needed. */
 static void test_pages_needed(void **state) {
     (void)state;
-    static const int64_t chunks[] = {16, 24, 32, 64, 100}, steps[] = {1, 7, 32, 50}, lengths[] = {1, 31, 64, 500};
+    enum { P = KV_PAGE_TOKENS };
+    static const int64_t chunks[] = {16, 48, P, 2 * P, 200}, steps[] = {1, 7, P, P + 30},
+                         lengths[] = {1, P - 1, 2 * P, 1000};
     for (int c = 0; c < 5; c++)
         for (int s = 0; s < 4; s++)
             for (int l = 0; l < 4; l++) {
@@ -191,7 +194,7 @@ static void test_pages_needed(void **state) {
     struct model_config scout = {.n_layers = 48, .n_kv_heads = 8, .head_dim = 128, .attention_chunk_size = 8192};
     for (int i = 0; i < 48; i++)
         scout.layers[i].is_chunked = (i + 1) % 4 != 0;
-    assert_int_equal(kv_pages_needed(&scout, 1 << 20, 1), 12 * 32768 + 36 * 256);
+    assert_int_equal(kv_pages_needed(&scout, 1 << 20, 1), 12 * (1 << 20) / KV_PAGE_TOKENS + 36 * 8192 / KV_PAGE_TOKENS);
     scout.n_layers = CONFIG_MAX_LAYERS;
     assert_true(kv_pages_needed(&scout, INT64_MAX, INT64_MAX) == INT64_MAX);
 }
