@@ -15,9 +15,6 @@ int codec_fail(struct codec_err *err, const char *param, const char *fmt, ...) {
     va_start(args, fmt);
     vsnprintf(err->message, sizeof err->message, fmt, args);
     va_end(args);
-    for (size_t i = 0, n; err->message[i]; i += n) /* a quoted text may have been cut inside a character */
-        if ((n = codec_utf8_char_bytes(err->message + i, strlen(err->message + i))) == 0)
-            err->message[i] = '?', n = 1;
     return L4_E_INVALID;
 }
 

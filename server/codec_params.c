@@ -7,7 +7,8 @@
 
 int codec_no_memory(struct codec_err *err) {
     codec_fail(err, NULL, "out of memory");
-    err->status = 500;
+    err->status = 503;
+    err->code = "out_of_memory";
     return L4_E_NOMEM;
 }
 

@@ -459,7 +459,7 @@ void generation_start(struct server *server, struct http_exchange *x, const stru
         gen->body = malloc(len);
     if (!gen || (len > INLINE_BODY_BYTES && !gen->body)) {
         free(gen);
-        http_reply_error(x, 500, NULL, NULL, "out of memory");
+        http_reply_error(x, 503, NULL, "out_of_memory", "out of memory");
         return;
     }
     gen->server = server;

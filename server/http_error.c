@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/codec_json.h"
 #include "server/http.h"
 
 static const struct {
@@ -53,44 +54,11 @@ static const char *status_type(int status) {
     return status >= 500 ? "server_error" : "invalid_request_error";
 }
 
-/* Length of the UTF-8 character at p, 0 where there is none.  A NUL ends every sequence. */
-static size_t utf8_char(const unsigned char *p) {
-    if (p[0] < 0x80)
-        return 1;
-    size_t n = p[0] >= 0xc2 && p[0] <= 0xdf ? 2 : (p[0] & 0xf0) == 0xe0 ? 3 : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4 : 0;
-    if (n == 0 || (p[1] & 0xc0) != 0x80)
-        return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
-        (p[0] == 0xf4 && p[1] > 0x8f))
-        return 0;
-    for (size_t i = 2; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    return n;
-}
-
-/* A JSON string; messages may quote what a client sent, so bytes that are no UTF-8 become U+FFFD. */
 static void append_string(struct l4_buf *out, const char *text) {
-    if (text == NULL) {
+    if (text != NULL)
+        codec_put_string(out, text, strlen(text));
+    else
         l4_buf_puts(out, "null");
-        return;
-    }
-    l4_buf_puts(out, "\"");
-    for (const unsigned char *p = (const unsigned char *)text; *p != '\0';) {
-        size_t n = utf8_char(p);
-        if (n == 0) {
-            l4_buf_puts(out, "\xef\xbf\xbd");
-            n = 1;
-        } else if (*p < 0x20 || *p == 0x7f) {
-            l4_buf_printf(out, "\\u%04x", *p);
-        } else if (*p == '"' || *p == '\\') {
-            l4_buf_printf(out, "\\%c", *p);
-        } else {
-            l4_buf_append(out, (const char *)p, n);
-        }
-        p += n;
-    }
-    l4_buf_puts(out, "\"");
 }
 
 void http_error_json(struct l4_buf *out, int status, const char *param, const char *code, const char *message) {
