@@ -255,7 +255,9 @@ static void on_completed(void *user, struct MHD_Connection *mhd, void **request_
         return;
     }
     if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK || x->owned)
-        exchange_lose(x, code == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED ? "idle_timeout" : "client_gone");
+        exchange_lose(x, code == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED ? "idle_timeout"
+                         : x->status == 0 && !x->dispatched             ? "incomplete_body"
+                                                                        : "client_gone");
     exchange_log(x);
     x->conn = NULL;
     if (x->dispatched)
