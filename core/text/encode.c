@@ -110,7 +110,7 @@ int l4_encode(const struct l4_tokenizer *tokenizer, const char *text, size_t len
     int rc = pretoken_scan_init(&encoding.scan, tokenizer->pretokenizer, err);
     if (rc < 0)
         return rc;
-    if (!utf8_is_valid(text, len_bytes)) {
+    if (!utf8_valid(text, len_bytes)) {
         utf8_append_valid(&valid, text, len_bytes);
         text = valid.data;
         len_bytes = valid.len;

@@ -139,13 +139,27 @@ static bool print_digits(double value, int digits, char out[32]) {
     return strtod(out, NULL) == value;
 }
 
+/* Below a power of two doubles lie closer together than above it.  The nearest decimal of 16 digits may then miss on
+ * the near side while the next one up reads back: true with that one in out. */
+static bool print_next_up(double value, char out[32]) {
+    int exponent;
+    if (fabs(frexp(value, &exponent)) != 0.5)
+        return false;
+    snprintf(out, 32, "%.15e", value);
+    char *last = strchr(out, 'e') - 1;
+    *last += *last < '9';
+    return strtod(out, NULL) == value;
+}
+
 /* As Python's repr: the fewest digits that read back as the same number, with an exponent from 1e16 on and below 1e-4.
  * Up to 15 digits survive in a normal double, so that fewer only means zeros at the end of those 15. */
 static void append_float(struct l4_buf *out, double value) {
     char text[32];
     int digits = fabs(value) < 2.2250738585072014e-308 ? 1 : 15;
-    while (!print_digits(value, digits, text) && digits < 17)
+    while (digits < 17 && !print_digits(value, digits, text))
         digits++;
+    if (digits == 17 && !print_next_up(value, text))
+        print_digits(value, 17, text);
     const char *sign = text[0] == '-' ? "-" : "", *number = text[0] == '-' ? text + 1 : text;
     char *mark = strchr(text, 'e');
     int exponent = atoi(mark + 1);

@@ -41,7 +41,7 @@ static size_t valid_run(const char *text, size_t len_bytes) {
     return i;
 }
 
-bool utf8_is_valid(const char *text, size_t len_bytes) {
+bool utf8_valid(const char *text, size_t len_bytes) {
     return valid_run(text, len_bytes) == len_bytes;
 }
 

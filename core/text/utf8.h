@@ -57,7 +57,7 @@ static inline uint32_t utf8_decode(const char *text, size_t len_bytes) {
 /* utf8_encode - write code (not a surrogate, at most 0x10FFFF) to out; returns the number of bytes. */
 size_t utf8_encode(uint32_t code, char out[4]);
 
-bool utf8_is_valid(const char *text, size_t len_bytes);
+bool utf8_valid(const char *text, size_t len_bytes);
 
 /* utf8_append_valid - append text with every error replaced by U+FFFD. */
 void utf8_append_valid(struct l4_buf *out, const char *text, size_t len_bytes);
