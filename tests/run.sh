@@ -23,6 +23,12 @@ check() { # NAME COMMAND...: one check; its output is shown only if it fails
     fi
 }
 
+refuse() { # NAME COMMAND...: one check, of a check: the command must exit with 1, the status of a mismatch
+    local name=$1
+    shift
+    check "$name is noticed" sh -c '"$@"; [ $? = 1 ]' sh "$@"
+}
+
 count() { # NAME COMMAND...: a runner that counts its own tests; a crash is one failure
     local name=$1 status ok bad
     shift
@@ -61,12 +67,36 @@ stage_golden() {
         # shellcheck disable=SC2086
         check "golden model, $cpu, openblas" "$golden" model --gemm openblas $dirs
         check "golden experts, $cpu" "$golden" experts --experts all "$fixtures/experts.safetensors"
-        check "golden generate, $cpu" "$golden" generate "$models/demo" "$fixtures/demo.golden.json"
+        check "golden generate, $cpu, every backend" "$golden" generate --experts all "$models/demo" "$fixtures/demo.golden.json"
+        check "golden generate, $cpu, openblas" "$golden" generate --gemm openblas "$models/demo" "$fixtures/demo.golden.json"
         check "golden sampler, $cpu" "$golden" sampler "$fixtures/samplers"
     done
     unset L4_CPU
     check "golden text" "$golden" text "$models/demo" "$fixtures/demo.golden.json"
     check "golden pretokenize" "$golden" pretokenize "$fixtures/pretokenize.json"
+
+    local bad=$BUILD/spoiled spoil="/usr/bin/python3 tests/golden/spoil.py"
+    for tensor in hidden_states.2 router_logits.1 top_k_index.0 top_k_weights.0 logits greedy_ids; do
+        rm -rf "$bad" && cp -r "$fixtures/top2" "$bad"
+        $spoil "$fixtures/top2/golden.safetensors" "$bad/golden.safetensors" "$tensor"
+        refuse "a wrong $tensor" "$golden" model "$bad"
+    done
+    $spoil "$fixtures/experts.safetensors" "$bad/experts.safetensors" case3.output
+    refuse "a wrong output of experts" "$golden" experts "$bad/experts.safetensors"
+    cp "$fixtures/samplers.json" "$bad/" && $spoil "$fixtures/samplers.safetensors" "$bad/samplers.safetensors" case0.probs
+    refuse "a wrong probability" "$golden" sampler "$bad/samplers"
+    $spoil "$fixtures/pretokenize.json" "$bad/pretokenize.json" cases 0 pieces 0
+    refuse "a wrong piece" "$golden" pretokenize "$bad/pretokenize.json"
+    for path in "texts 2 ids 0" "texts 2 decoded" "chats 0 text"; do
+        # shellcheck disable=SC2086
+        $spoil "$fixtures/demo.golden.json" "$bad/demo.json" $path
+        refuse "a wrong $path" "$golden" text "$models/demo" "$bad/demo.json"
+    done
+    for path in "nll 3 nll" "greedy 0 ids 5" "greedy 0 text" "greedy 0 logprobs 4"; do
+        # shellcheck disable=SC2086
+        $spoil "$fixtures/demo.golden.json" "$bad/demo.json" $path
+        refuse "a wrong $path" "$golden" generate "$models/demo" "$bad/demo.json"
+    done
 }
 
 stage_http() {
