@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "core/cache/kv.h"
+#include "tests/lib/fail_alloc.h"
 
 enum { N_SEQS = 6, MAX_PAGES = 400 };
 
@@ -219,12 +220,42 @@ static void test_bad_sizes(void **state) {
     kv_seq_close(NULL);
 }
 
+static void test_out_of_memory(void **state) {
+    (void)state;
+    struct model_config config = small_config(64);
+    struct kv_pool *pool = NULL;
+    struct kv_seq *seq = NULL;
+    for (long n = 1; n <= 2; n++) {
+        fail_alloc_at(n, 1);
+        assert_int_equal(kv_pool_open(&pool, &config, 30, NULL), L4_E_NOMEM);
+        assert_int_equal(fail_alloc_off(), 1);
+    }
+    assert_int_equal(kv_pool_open(&pool, &config, 30, NULL), 0);
+    fail_alloc_at(1, 1);
+    assert_int_equal(kv_seq_open(&seq, pool, NULL), L4_E_NOMEM);
+    assert_int_equal(fail_alloc_off(), 1);
+    assert_int_equal(kv_seq_open(&seq, pool, NULL), 0);
+    for (long n = 1; n <= config.n_layers; n++) { /* the n-th layer's table cannot grow */
+        fail_alloc_at(1, 1);
+        assert_int_equal(kv_seq_reserve(seq, 100), L4_E_NOMEM);
+        assert_int_equal(fail_alloc_off(), 1);
+        assert_int_equal(kv_pool_free_pages(pool), 30);
+        if (n < config.n_layers) { /* let one more layer grow */
+            fail_alloc_at(2, 1);
+            assert_int_equal(kv_seq_reserve(seq, 100), L4_E_NOMEM);
+            fail_alloc_off();
+        }
+    }
+    assert_int_equal(kv_seq_reserve(seq, 100), 0);
+    kv_seq_close(seq);
+    kv_pool_close(pool);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_lives),
-        cmocka_unit_test(test_full_takes_nothing),
-        cmocka_unit_test(test_pages_needed),
-        cmocka_unit_test(test_bad_sizes),
+        cmocka_unit_test(test_random_lives),  cmocka_unit_test(test_full_takes_nothing),
+        cmocka_unit_test(test_pages_needed),  cmocka_unit_test(test_bad_sizes),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

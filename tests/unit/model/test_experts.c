@@ -12,6 +12,7 @@
 
 #include "core/format/safetensors.h"
 #include "core/model/experts.h"
+#include "tests/lib/fail_alloc.h"
 #include "tests/lib/random_data.h"
 
 /* A layer's experts and a batch for them, random. */
@@ -268,6 +269,37 @@ static void test_weight_placement(void **state) {
     pool_close(exec.pool);
 }
 
+/* Whichever allocation fails: L4_E_NOMEM, and out as it was. */
+static void test_out_of_memory(void **state) {
+    (void)state;
+    struct rng rng = {13};
+    struct exec exec = exec_open(2, kernels_names()[0]);
+    struct problem p;
+    problem_init(&p, &rng, DT_F32, 4, 600, 300, 2, 40);
+    size_t n = (size_t)(p.n_tokens * p.experts.hidden_size);
+    float *out = must_alloc(n, sizeof *out);
+    for (int b = 0; experts_backend_at(b); b++) {
+        long failed = 1, at;
+        for (at = 1; failed > 0; at++) {
+            struct arena arena = {0};
+            for (size_t i = 0; i < n; i++)
+                out[i] = 77;
+            fail_alloc_at(at, 1);
+            int rc = experts_forward(experts_backend_at(b), &p.experts, &exec, &arena, p.hidden_states, p.top_k_index,
+                                     p.top_k_weights, p.n_tokens, out);
+            failed = fail_alloc_off();
+            assert_int_equal(rc, failed ? L4_E_NOMEM : 0);
+            for (size_t i = 0; i < n; i++)
+                assert_true((out[i] == 77) == (failed > 0));
+            arena_fini(&arena);
+        }
+        assert_true(at > 3);
+    }
+    free(out);
+    problem_fini(&p);
+    pool_close(exec.pool);
+}
+
 static void test_registry(void **state) {
     (void)state;
     const struct experts_backend *backend = NULL;
@@ -288,10 +320,8 @@ static void test_registry(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_shapes),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_weight_placement),
-        cmocka_unit_test(test_registry),
+        cmocka_unit_test(test_random_shapes), cmocka_unit_test(test_same_bits), cmocka_unit_test(test_weight_placement),
+        cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_registry),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,319 @@
+/* The whole model: a row's logits depend on its own sequence alone, failed allocations lose nothing. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/model/llama4.h"
+#include "core/model/rope.h"
+#include "tests/lib/fail_alloc.h"
+#include "tests/lib/random_data.h"
+
+enum { N_SEQS = 5, MAX_TOKENS = 90 };
+
+struct fixture {
+    struct checkpoint *checkpoint;
+    const struct model_config *config;
+    struct exec exec;
+    struct llama4 *model;
+    struct kv_pool *pool;
+};
+
+static struct fixture fixture_open(const char *dir, int n_threads, const char *variant) {
+    struct fixture f = {.exec.kernels = kernels_by_name(variant)};
+    assert_int_equal(checkpoint_open(&f.checkpoint, dir, NULL, NULL, NULL), 0);
+    f.config = checkpoint_config(f.checkpoint);
+    assert_int_equal(pool_open(&f.exec.pool, n_threads, GEMM_SCRATCH_BYTES, NULL), 0);
+    int64_t n_pages = N_SEQS * kv_pages_needed(f.config, MAX_TOKENS, MAX_TOKENS);
+    assert_int_equal(kv_pool_open(&f.pool, f.config, n_pages, NULL), 0);
+    struct kv_seq *seq; /* the last user of the pages left NaN behind */
+    assert_int_equal(kv_seq_open(&seq, f.pool, NULL), 0);
+    assert_int_equal(kv_seq_reserve(seq, KV_PAGE_TOKENS), 0);
+    for (int layer = 0; layer < f.config->n_layers; layer++)
+        for (size_t i = 0; i < kv_page_bytes(f.config) / sizeof(float); i++)
+            kv_seq_k(seq, layer, 0, 0)[i] = NAN;
+    kv_seq_close(seq);
+    return f;
+}
+
+static void fixture_start(struct fixture *f, const char *experts) {
+    const struct experts_backend *backend;
+    assert_int_equal(experts_backend_find(&backend, experts, NULL), 0);
+    assert_int_equal(llama4_open(&f->model, f->checkpoint, &f->exec, backend, NULL), 0);
+}
+
+static void fixture_close(struct fixture *f) {
+    llama4_close(f->model);
+    kv_pool_close(f->pool);
+    pool_close(f->exec.pool);
+    checkpoint_close(f->checkpoint);
+}
+
+static struct kv_seq *open_seq(const struct fixture *f) {
+    struct kv_seq *kv;
+    assert_int_equal(kv_seq_open(&kv, f->pool, NULL), 0);
+    return kv;
+}
+
+struct sequence {
+    struct kv_seq *kv;
+    int32_t tokens[MAX_TOKENS];
+    int64_t n_tokens;
+    float *logits; /* [n_tokens, vocab] */
+};
+
+/* All sequences to their ends in random steps; at_once: each in one step of its own. */
+static void run_all(struct fixture *f, struct sequence *seqs, struct rng *rng, bool at_once) {
+    int64_t vocab = f->config->vocab_size;
+    float *step_logits = calloc((size_t)(N_SEQS * MAX_TOKENS * vocab), sizeof *step_logits);
+    assert_non_null(step_logits);
+    for (int i = 0; i < N_SEQS; i++)
+        seqs[i].kv = open_seq(f);
+    for (int alone = 0, done = 0; done < N_SEQS; alone++) {
+        struct llama4_segment segments[N_SEQS];
+        int of_segment[N_SEQS], n_segments = 0;
+        done = 0;
+        for (int i = 0; i < N_SEQS; i++) {
+            int64_t left = seqs[i].n_tokens - kv_seq_length(seqs[i].kv);
+            int64_t n = at_once ? (alone == i ? left : 0) : rng_below(rng, 4) ? 1 : rng_below(rng, 25);
+            n = n < left ? n : left;
+            done += left == 0;
+            if (n == 0)
+                continue;
+            assert_int_equal(kv_seq_reserve(seqs[i].kv, n), 0);
+            of_segment[n_segments] = i;
+            segments[n_segments++] = (struct llama4_segment){
+                .kv = seqs[i].kv,
+                .tokens = seqs[i].tokens + kv_seq_length(seqs[i].kv),
+                .n_tokens = (int32_t)n,
+                .n_logits = (int32_t)n,
+            };
+        }
+        assert_int_equal(llama4_forward(f->model, segments, n_segments, step_logits, NULL, NULL), 0);
+        const float *from = step_logits;
+        for (int s = 0; s < n_segments; s++) {
+            struct sequence *seq = &seqs[of_segment[s]];
+            int64_t n = segments[s].n_tokens, first = kv_seq_length(seq->kv) - n;
+            memcpy(seq->logits + first * vocab, from, (size_t)(n * vocab) * sizeof *from);
+            from += n * vocab;
+        }
+    }
+    for (int i = 0; i < N_SEQS; i++)
+        kv_seq_close(seqs[i].kv);
+    free(step_logits);
+}
+
+static void check_same_bits(const char *dir) {
+    static const char *const experts[] = {"batched_mm", "grouped_mm", "auto", "grouped_mm"};
+    struct rng rng = {3};
+    for (int v = 0; kernels_names()[v]; v++) {
+        struct sequence seqs[N_SEQS] = {0};
+        float *want[N_SEQS] = {0};
+        for (int run = 0; run < 4; run++) { /* the first: each sequence alone and at once */
+            struct fixture f = fixture_open(dir, 1 + run % 3, kernels_names()[v]);
+            fixture_start(&f, experts[run]);
+            for (int i = 0; i < N_SEQS && run == 0; i++) {
+                seqs[i].n_tokens = 1 + rng_below(&rng, MAX_TOKENS);
+                for (int64_t t = 0; t < seqs[i].n_tokens; t++)
+                    seqs[i].tokens[t] = (int32_t)rng_below(&rng, f.config->vocab_size);
+                size_t n = (size_t)(seqs[i].n_tokens * f.config->vocab_size);
+                seqs[i].logits = calloc(n, sizeof(float));
+                want[i] = calloc(n, sizeof(float));
+                assert_true(seqs[i].logits && want[i]);
+            }
+            run_all(&f, seqs, &rng, run == 0);
+            for (int i = 0; i < N_SEQS; i++) {
+                size_t n = (size_t)(seqs[i].n_tokens * f.config->vocab_size);
+                if (run == 0)
+                    memcpy(want[i], seqs[i].logits, n * sizeof(float));
+                for (size_t j = 0; j < n; j++)
+                    assert_true(isfinite(seqs[i].logits[j]));
+                assert_memory_equal(seqs[i].logits, want[i], n * sizeof(float));
+            }
+            fixture_close(&f);
+        }
+        for (int i = 0; i < N_SEQS; i++) {
+            free(seqs[i].logits);
+            free(want[i]);
+        }
+    }
+}
+
+static void test_same_bits_f32(void **state) {
+    (void)state;
+    check_same_bits("tests/fixtures/scout");
+    check_same_bits("tests/fixtures/top2");
+}
+static void test_same_bits_bf16(void **state) {
+    (void)state;
+    check_same_bits("tests/fixtures/maverick");
+}
+
+/* n_logits picks the last rows; 0 is allowed and still writes the keys and values. */
+static void test_n_logits(void **state) {
+    (void)state;
+    struct fixture f = fixture_open("tests/fixtures/scout", 2, kernels_names()[0]);
+    fixture_start(&f, "auto");
+    int32_t tokens[20];
+    int64_t vocab = f.config->vocab_size;
+    float *all = calloc((size_t)(20 * vocab), sizeof *all), *some = calloc((size_t)(20 * vocab), sizeof *some);
+    assert_true(all && some);
+    for (int i = 0; i < 20; i++)
+        tokens[i] = (i * 37 + 5) % (int32_t)vocab;
+    struct kv_seq *a = open_seq(&f), *b = open_seq(&f);
+    assert_int_equal(kv_seq_reserve(a, 20) + kv_seq_reserve(b, 20), 0);
+    struct llama4_segment whole = {a, tokens, 20, 20};
+    assert_int_equal(llama4_forward(f.model, &whole, 1, all, NULL, NULL), 0);
+    some[0] = 77;
+    struct llama4_segment none = {b, tokens, 13, 0}, last = {b, tokens + 13, 7, 3};
+    assert_int_equal(llama4_forward(f.model, &none, 1, some, NULL, NULL), 0);
+    assert_true(some[0] == 77 && kv_seq_length(b) == 13);
+    assert_int_equal(llama4_forward(f.model, &last, 1, some, NULL, NULL), 0);
+    assert_memory_equal(some, all + 17 * vocab, (size_t)(3 * vocab) * sizeof *some);
+    free(all);
+    free(some);
+    kv_seq_close(a);
+    kv_seq_close(b);
+    fixture_close(&f);
+}
+
+static void test_open_out_of_memory(void **state) {
+    (void)state;
+    struct fixture f = fixture_open("tests/fixtures/top2", 1, kernels_names()[0]);
+    long failed = 1;
+    for (long n = 1; failed > 0; n++) {
+        assert_true(n < 50);
+        struct l4_err err;
+        fail_alloc_at(n, 1);
+        int rc = llama4_open(&f.model, f.checkpoint, &f.exec, experts_backend_at(0), &err);
+        failed = fail_alloc_off();
+        assert_int_equal(rc, failed ? L4_E_NOMEM : 0);
+    }
+    fixture_close(&f);
+}
+
+/* A step that runs out of memory anywhere leaves the sequence as it was and may be repeated. */
+static void check_step_out_of_memory(const char *experts) {
+    struct fixture f = fixture_open("tests/fixtures/top2", 2, kernels_names()[0]);
+    int32_t tokens[30];
+    size_t n_logits = (size_t)(30 * f.config->vocab_size);
+    float *want = calloc(n_logits, sizeof *want), *logits = calloc(n_logits, sizeof *logits);
+    assert_true(want && logits);
+    for (int i = 0; i < 30; i++)
+        tokens[i] = i;
+    long failed = 1, n;
+    for (n = 0; failed > 0 || n < 2; n++) { /* n = 0: nothing fails */
+        assert_true(n < 200);
+        fixture_start(&f, experts); /* a new model: its arenas are empty */
+        struct kv_seq *kv = open_seq(&f);
+        assert_int_equal(kv_seq_reserve(kv, 30), 0);
+        struct llama4_segment segment = {kv, tokens, 30, 30};
+        struct l4_err err;
+        if (n > 0)
+            fail_alloc_at(n, 1);
+        int rc = llama4_forward(f.model, &segment, 1, logits, NULL, &err);
+        failed = fail_alloc_off();
+        if (n == 0)
+            memcpy(want, logits, n_logits * sizeof *want);
+        assert_true(rc == 0 || rc == L4_E_NOMEM);
+        if (rc) {
+            assert_int_equal(kv_seq_length(kv), 0);
+            assert_int_equal(llama4_forward(f.model, &segment, 1, logits, NULL, &err), 0);
+        }
+        assert_int_equal(kv_seq_length(kv), 30);
+        assert_memory_equal(logits, want, n_logits * sizeof *want);
+        kv_seq_close(kv);
+        if (failed > 0 || n < 2)
+            llama4_close(f.model);
+    }
+    assert_true(n >= 4); /* the step's arena and the experts' both ran out once */
+    free(want);
+    free(logits);
+    f.model = NULL;
+    fixture_close(&f);
+}
+
+static void test_step_out_of_memory(void **state) {
+    (void)state;
+    check_step_out_of_memory("batched_mm");
+    check_step_out_of_memory("grouped_mm");
+    check_step_out_of_memory("eager");
+}
+
+/* After the first steps a token costs no allocation. */
+static void test_no_malloc_per_token(void **state) {
+    (void)state;
+    struct fixture f = fixture_open("tests/fixtures/scout", 2, kernels_names()[0]);
+    fixture_start(&f, "auto");
+    float *logits = calloc((size_t)f.config->vocab_size, sizeof *logits);
+    assert_non_null(logits);
+    struct kv_seq *kv = open_seq(&f);
+    int32_t token = 3;
+    struct llama4_segment segment = {kv, &token, 1, 1};
+    assert_int_equal(kv_seq_reserve(kv, 40), 0);
+    for (int i = 0; i < 40; i++) {
+        if (i >= 2)
+            fail_alloc_at(1, 1000);
+        assert_int_equal(llama4_forward(f.model, &segment, 1, logits, NULL, NULL), 0);
+        assert_int_equal(fail_alloc_off(), 0);
+    }
+    free(logits);
+    kv_seq_close(kv);
+    fixture_close(&f);
+}
+
+static void test_rope(void **state) {
+    (void)state;
+    struct model_config config = {.head_dim = 128,
+                                  .rope_theta = 500000,
+                                  .rope_llama3 = true,
+                                  .rope_factor = 8,
+                                  .rope_low_freq_factor = 1,
+                                  .rope_high_freq_factor = 4,
+                                  .rope_original_context = 8192};
+    double freq[64];
+    rope_frequencies(&config, freq);
+    int n_kept = 0, n_scaled = 0, n_between = 0;
+    for (int j = 0; j < 64; j++) {
+        double plain = pow(500000, -j / 64.0), wavelength = 2 * M_PI / plain;
+        if (wavelength < 8192 / 4.0) {
+            n_kept++;
+            assert_true(fabs(freq[j] / plain - 1) < 1e-12);
+        } else if (wavelength > 8192) {
+            n_scaled++;
+            assert_true(fabs(freq[j] * 8 / plain - 1) < 1e-12);
+        } else {
+            n_between++;
+            assert_true(freq[j] > plain / 8 && freq[j] < plain && freq[j] < freq[j - 1]);
+        }
+    }
+    assert_true(n_kept > 0 && n_scaled > 0 && n_between > 0);
+    config.rope_low_freq_factor = config.rope_high_freq_factor = 1; /* as in published Scout: nothing between */
+    rope_frequencies(&config, freq);
+    for (int j = 0; j < 64; j++) {
+        double plain = pow(500000, -j / 64.0);
+        assert_true(fabs(freq[j] * (2 * M_PI / plain < 8192 ? 1 : 8) / plain - 1) < 1e-12);
+    }
+    float cosine, sine; /* ten million positions in: still right to float precision */
+    const double one = 1;
+    rope_angles(&one, 1, 10000000, &cosine, &sine);
+    assert_true(fabsl(cosine - cosl(10000000.0L)) < 1e-6 && fabsl(sine - sinl(10000000.0L)) < 1e-6);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_same_bits_f32),
+        cmocka_unit_test(test_same_bits_bf16),
+        cmocka_unit_test(test_n_logits),
+        cmocka_unit_test(test_open_out_of_memory),
+        cmocka_unit_test(test_step_out_of_memory),
+        cmocka_unit_test(test_no_malloc_per_token),
+        cmocka_unit_test(test_rope),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
