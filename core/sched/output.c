@@ -59,8 +59,8 @@ static void output_last(struct sched *sched, struct request *request, enum reque
     event->user = request->user;
     event->n_prompt = request->n_prompt;
     event->n_generated = request_n_generated(request);
-    double admitted_s = request->admitted_s > 0 ? request->admitted_s : now_s;
-    double first_token_s = request->first_token_s > 0 ? request->first_token_s : now_s;
+    double admitted_s = request->admitted_s >= 0 ? request->admitted_s : now_s;
+    double first_token_s = request->first_token_s >= 0 ? request->first_token_s : now_s;
     event->queue_s = admitted_s - request->submitted_s;
     event->prefill_s = first_token_s - admitted_s;
     event->decode_s = now_s - first_token_s;
@@ -183,7 +183,7 @@ static void next_token(struct sched *sched, struct request *request, const float
     sched->generated_tokens++;
     if (request->state == REQUEST_PREFILL)
         request_set_state(request, REQUEST_DECODE);
-    if (request->first_token_s == 0)
+    if (request->first_token_s < 0)
         request->first_token_s = now_s;
     event->is_stop_token = is_stop_token(sched, request, id);
     if (!event->is_stop_token && !token_text(sched, request, event)) {

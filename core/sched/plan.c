@@ -8,15 +8,12 @@ static bool scores_prompt(const struct request *request) {
     return request->prompt_logprobs && request->n_prompt_events < request->n_prompt;
 }
 
-/* Rows of logits that the request's next n tokens ask for: those that predict a prompt token whose log-probability has
- * not gone out, and the last one of all, which gives the next token. */
+/* Rows of logits that the request's next n tokens ask for: all of them where they may predict prompt tokens that are to
+ * be scored, else the last one of all, which gives the next token. */
 static int32_t logits_wanted(const struct request *request, int64_t n) {
-    int64_t first = kv_seq_length(request->kv), end = first + n;
-    if (!scores_prompt(request))
-        return end == (int64_t)request->tokens.len;
-    if (first < request->n_prompt_events - 1)
-        first = request->n_prompt_events - 1;
-    return end > first ? (int32_t)(end - first) : 0;
+    if (scores_prompt(request))
+        return (int32_t)n;
+    return n == request_n_pending(request);
 }
 
 /* Take the youngest running sequence out of the plan, if it is there, and set it back. */
@@ -75,9 +72,8 @@ static int64_t chunk_of(const struct sched *sched, const struct request *request
     int64_t n = request_n_pending(request);
     if (n > tokens_left)
         n = tokens_left;
-    int64_t surplus = scores_prompt(request) ? logits_wanted(request, n) - rows_left : 0;
-    if (surplus > 0)
-        n -= surplus;
+    if (scores_prompt(request) && n > rows_left)
+        n = rows_left;
     return n > 0 && hooks->chunk ? hooks->chunk(hooks->user, (int32_t)n) : n;
 }
 

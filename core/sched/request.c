@@ -175,6 +175,8 @@ int request_open(struct request **out, const struct l4_request *from, const stru
         .logprobs = from->logprobs,
         .prompt_logprobs = from->prompt_logprobs,
         .n_top_logprobs = from->n_top_logprobs,
+        .admitted_s = -1,
+        .first_token_s = -1,
     };
     snprintf(request->log_id, sizeof request->log_id, "%s", from->log_id ? from->log_id : "-");
     if (limits->tokenizer)

@@ -60,7 +60,7 @@ struct request {
     int64_t n_prompt_computed; /* high-water mark: recomputation is not counted again */
     int64_t n_prompt_events;   /* L4_EVENT_PROMPT events that have gone out */
 
-    double submitted_s, admitted_s, first_token_s; /* 0 = not yet */
+    double submitted_s, admitted_s, first_token_s; /* negative = not yet */
     struct l4_event *last;                         /* allocated up front: the end of a request needs no memory */
 };
 

@@ -184,7 +184,7 @@ static void admit(struct sched *sched, double now_s) {
         sched->n_queued--;
         sched->running[sched->n_running++] = request;
         request_set_state(request, REQUEST_PREFILL);
-        if (request->admitted_s == 0)
+        if (request->admitted_s < 0)
             request->admitted_s = now_s;
         sched_log(sched, L4_LOG_DEBUG, request, "runs: %lld prompt tokens, %lld generated, %d running, %d waiting",
                   (long long)request->n_prompt, (long long)request_n_generated(request), sched->n_running,
