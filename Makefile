@@ -85,14 +85,12 @@ $(BUILD)/llama4d: $(call obj,server/main.c) $(BUILD)/libserver.a $(BUILD)/libcor
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
 $(BUILD)/golden: $(call obj,$(GOLDEN_SRC)) $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
-# Unit tests can make allocations fail (tests/lib/fail_alloc.h).
-WRAP := -Wl,-u,__wrap_malloc,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
 $(BUILD)/tests/unit/server/%: $(BUILD)/obj/tests/unit/server/%.o $(call obj,$(FAKE_SRC)) $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) $(WRAP) $^ $(LIBS) -lcmocka -o $@
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -lcmocka -o $@
 $(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) $(WRAP) $^ $(LIBS) -lcmocka -o $@
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -lcmocka -o $@
 $(BUILD)/tests/kernels/%: $(BUILD)/obj/tests/kernels/%.o $(BUILD)/libcore.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "core/cache/kv.h"
-#include "tests/lib/fail_alloc.h"
+#include "tests/lib/failmalloc.h"
 
 enum { N_SEQS = 6, MAX_PAGES = 400 };
 
@@ -226,24 +226,24 @@ static void test_out_of_memory(void **state) {
     struct kv_pool *pool = NULL;
     struct kv_seq *seq = NULL;
     for (long n = 1; n <= 2; n++) {
-        fail_alloc_at(n, 1);
+        failmalloc_arm((size_t)n);
         assert_int_equal(kv_pool_open(&pool, &config, 30, NULL), L4_E_NOMEM);
-        assert_int_equal(fail_alloc_off(), 1);
+        assert_true(failmalloc_disarm());
     }
     assert_int_equal(kv_pool_open(&pool, &config, 30, NULL), 0);
-    fail_alloc_at(1, 1);
+    failmalloc_arm(1);
     assert_int_equal(kv_seq_open(&seq, pool, NULL), L4_E_NOMEM);
-    assert_int_equal(fail_alloc_off(), 1);
+    assert_true(failmalloc_disarm());
     assert_int_equal(kv_seq_open(&seq, pool, NULL), 0);
     for (long n = 1; n <= config.n_layers; n++) { /* the n-th layer's table cannot grow */
-        fail_alloc_at(1, 1);
+        failmalloc_arm(1);
         assert_int_equal(kv_seq_reserve(seq, 100), L4_E_NOMEM);
-        assert_int_equal(fail_alloc_off(), 1);
+        assert_true(failmalloc_disarm());
         assert_int_equal(kv_pool_free_pages(pool), 30);
         if (n < config.n_layers) { /* let one more layer grow */
-            fail_alloc_at(2, 1);
+            failmalloc_arm(2);
             assert_int_equal(kv_seq_reserve(seq, 100), L4_E_NOMEM);
-            fail_alloc_off();
+            failmalloc_disarm();
         }
     }
     assert_int_equal(kv_seq_reserve(seq, 100), 0);

@@ -12,7 +12,7 @@
 
 #include "core/format/safetensors.h"
 #include "core/model/experts.h"
-#include "tests/lib/fail_alloc.h"
+#include "tests/lib/failmalloc.h"
 #include "tests/lib/random_data.h"
 
 /* A layer's experts and a batch for them, random. */
@@ -284,10 +284,10 @@ static void test_out_of_memory(void **state) {
             struct arena arena = {0};
             for (size_t i = 0; i < n; i++)
                 out[i] = 77;
-            fail_alloc_at(at, 1);
+            failmalloc_arm((size_t)at);
             int rc = experts_forward(experts_backend_at(b), &p.experts, &exec, &arena, p.hidden_states, p.top_k_index,
                                      p.top_k_weights, p.n_tokens, out);
-            failed = fail_alloc_off();
+            failed = failmalloc_disarm();
             assert_int_equal(rc, failed ? L4_E_NOMEM : 0);
             for (size_t i = 0; i < n; i++)
                 assert_true((out[i] == 77) == (failed > 0));

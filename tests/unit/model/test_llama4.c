@@ -11,7 +11,7 @@
 
 #include "core/model/llama4.h"
 #include "core/model/rope.h"
-#include "tests/lib/fail_alloc.h"
+#include "tests/lib/failmalloc.h"
 #include "tests/lib/random_data.h"
 
 enum { N_SEQS = 5, MAX_TOKENS = 90 };
@@ -189,9 +189,9 @@ static void test_open_out_of_memory(void **state) {
     for (long n = 1; failed > 0; n++) {
         assert_true(n < 50);
         struct l4_err err;
-        fail_alloc_at(n, 1);
+        failmalloc_arm((size_t)n);
         int rc = llama4_open(&f.model, f.checkpoint, &f.exec, experts_backend_at(0), &err);
-        failed = fail_alloc_off();
+        failed = failmalloc_disarm();
         assert_int_equal(rc, failed ? L4_E_NOMEM : 0);
     }
     fixture_close(&f);
@@ -215,9 +215,9 @@ static void check_step_out_of_memory(const char *experts) {
         struct llama4_segment segment = {kv, tokens, 30, 30};
         struct l4_err err;
         if (n > 0)
-            fail_alloc_at(n, 1);
+            failmalloc_arm((size_t)n);
         int rc = llama4_forward(f.model, &segment, 1, logits, NULL, &err);
-        failed = fail_alloc_off();
+        failed = failmalloc_disarm();
         if (n == 0)
             memcpy(want, logits, n_logits * sizeof *want);
         assert_true(rc == 0 || rc == L4_E_NOMEM);
@@ -258,9 +258,9 @@ static void test_no_malloc_per_token(void **state) {
     assert_int_equal(kv_seq_reserve(kv, 40), 0);
     for (int i = 0; i < 40; i++) {
         if (i >= 2)
-            fail_alloc_at(1, 1000);
+            failmalloc_arm(1);
         assert_int_equal(llama4_forward(f.model, &segment, 1, logits, NULL, NULL), 0);
-        assert_int_equal(fail_alloc_off(), 0);
+        assert_false(failmalloc_disarm());
     }
     free(logits);
     kv_seq_close(kv);

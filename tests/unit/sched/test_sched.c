@@ -12,7 +12,7 @@
 #include "core/kernels/kernels.h"
 #include "core/sched/sched.h"
 #include "core/sched/sched_internal.h"
-#include "tests/lib/fail_alloc.h"
+#include "tests/lib/failmalloc.h"
 #include "tests/lib/fake_model.h"
 
 enum { VOCAB = 50, CONTEXT = 1024, CHUNK = 64, MAX_REQUESTS = 80, END_ID = 7 };
@@ -523,10 +523,11 @@ static void any_allocation_may_fail(void **state) {
     static struct bench b;
     int32_t prompt[CONTEXT];
     const struct l4_logit_bias bias = {3, -100};
-    long n_failed = 1, n_errors = 0;
-    for (long n = 1; n_failed > 0; n++) {
+    int n_errors = 0;
+    bool failed = true;
+    for (size_t n = 1; failed; n++) {
         bench_open(&b, &(struct setup){.max_chunk = 16});
-        fail_alloc_at(n, 1);
+        failmalloc_arm(n);
         for (int i = 0; i < 2; i++) {
             struct l4_request from = i == 0 ? demanding(prompt, &bias) : prompt_of(prompt, 40, 9, 12);
             struct answer *answer = &b.answers[b.n_answers];
@@ -539,7 +540,7 @@ static void any_allocation_may_fail(void **state) {
             sched_add(b.sched, request);
         }
         run(&b);
-        n_failed = fail_alloc_off();
+        failed = failmalloc_disarm();
         for (int i = 0; i < b.n_answers; i++) {
             n_errors += b.answers[i].failed;
             if (b.answers[i].failed)

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "core/sched/stop.h"
-#include "tests/lib/fail_alloc.h"
+#include "tests/lib/failmalloc.h"
 
 static struct l4_text text_of(const char *s) {
     return (struct l4_text){s, strlen(s)};
@@ -172,19 +172,18 @@ static void running_out_of_memory_is_told(void **state) {
     (void)state;
     struct stop_matcher matcher;
     struct l4_text strings[2] = {text_of("one"), text_of("two")};
-    for (long n = 1;; n++) {
-        fail_alloc_at(n, 1);
+    FAILMALLOC_EACH(n) {
         int rc = stop_init(&matcher, strings, 2);
-        if (fail_alloc_off() == 0) {
-            assert_int_equal(rc, 0);
-            break;
+        if (failmalloc_disarm()) {
+            assert_int_equal(rc, L4_E_NOMEM);
+            continue;
         }
-        assert_int_equal(rc, L4_E_NOMEM);
+        assert_int_equal(rc, 0);
     }
     struct l4_buf out = {0};
-    fail_alloc_at(1, 1);
+    failmalloc_arm(1);
     stop_push(&matcher, "o", 1, &out);
-    assert_int_equal(fail_alloc_off(), 1);
+    assert_true(failmalloc_disarm());
     assert_true(matcher.held.failed);
     l4_buf_free(&out);
     stop_fini(&matcher);
