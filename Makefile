@@ -83,7 +83,7 @@ $(BUILD)/llama4d-fake: $(call obj,server/main.c) $(call obj,$(FAKE_SRC)) $(BUILD
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
 $(BUILD)/llama4d: $(call obj,server/main.c) $(BUILD)/libserver.a $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
-$(BUILD)/golden: $(call obj,$(GOLDEN_SRC)) $(BUILD)/libcore.a
+$(BUILD)/golden: $(call obj,$(GOLDEN_SRC)) $(BUILD)/libtest.a $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
 $(BUILD)/tests/unit/server/%: $(BUILD)/obj/tests/unit/server/%.o $(call obj,$(FAKE_SRC)) $(BUILD)/libtest.a $(BUILD)/libserver.a $(BUILD)/libcore.a
 	@mkdir -p $(@D)

@@ -1,54 +1,30 @@
 /* golden generate MODEL FILE.json - what the whole engine makes of a checkpoint: the likelihood of documents, and
  * greedy answers.  Goes through the public API, as the server does. */
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "llama4/engine.h"
 #include "tests/golden/golden.h"
+#include "tests/lib/session.h"
 
 /* Numbers in the file have six digits after the point.  Greedy answers may part ways where the two best tokens are
  * closer than the margin. */
 static const double LOGPROB_TOLERANCE = 1e-3, NLL_TOLERANCE = 1e-4, MARGIN = 1e-3;
 
-struct session {
-    struct l4_engine *engine;
-    int wake; /* eventfd */
-};
-
-static void on_wakeup(void *user) {
-    const struct session *session = user;
-    const uint64_t one = 1;
-    if (write(session->wake, &one, sizeof one) < 0 && errno != EAGAIN)
-        golden_fail("cannot write to an eventfd: %s", strerror(errno));
-}
-
-static void session_open(struct session *session, const char *model, const char *experts, const char *gemm) {
+static void open_model(struct session *session, const char *model, const char *experts, const char *gemm) {
     struct l4_engine_options options;
     struct l4_err err;
-    session->wake = eventfd(0, EFD_CLOEXEC);
-    if (session->wake < 0)
-        golden_fail("no eventfd: %s", strerror(errno));
     l4_engine_options_init(&options);
     options.model = model;
     options.experts_implementation = experts;
     options.gemm = gemm;
-    options.wakeup = on_wakeup;
-    options.user = session;
     options.max_queue = L4_MAX_QUEUE;
-    if (l4_engine_open(&session->engine, &options, &err) != 0)
+    if (session_open(session, &options, NULL, &err) != 0)
         golden_fail("%s: %s", model, err.message);
     if (!l4_engine_tokenizer(session->engine))
         golden_fail("%s: has no tokenizer.json", model);
-}
-
-static void session_close(struct session *session) {
-    l4_engine_close(session->engine);
-    close(session->wake);
 }
 
 /* ---- one request, and what came back -------------------------------------------------------------------------- */
@@ -63,7 +39,8 @@ struct answer {
     bool ended;
 };
 
-static void take_event(struct answer *answer, const struct l4_event *event) {
+static void take_event(void *user, const struct l4_event *event) {
+    struct answer *answer = user;
     switch (event->type) {
     case L4_EVENT_PROMPT:
         if (!isnan(event->token.logprob)) {
@@ -98,15 +75,7 @@ static void submit(struct session *session, struct l4_request *request, struct a
 static void wait_for_all(struct session *session, const struct answer *answers, size_t n) {
     size_t n_ended = 0;
     while (n_ended < n) {
-        uint64_t count;
-        if (read(session->wake, &count, sizeof count) < 0 && errno != EINTR)
-            golden_fail("cannot read an eventfd: %s", strerror(errno));
-        for (struct l4_event *event = l4_engine_poll(session->engine); event;) {
-            struct l4_event *next = event->next;
-            take_event(event->user, event);
-            l4_event_free(event);
-            event = next;
-        }
+        session_wait(session, take_event);
         n_ended = 0;
         for (size_t i = 0; i < n; i++)
             n_ended += answers[i].ended;
@@ -249,7 +218,7 @@ static bool check_greedy(struct session *session, const cJSON *cases) {
 static bool check_all(const char *model, const char *experts, const char *gemm, const cJSON *file) {
     struct session session;
     printf("%s, gemm %s:\n", experts, gemm);
-    session_open(&session, model, experts, gemm);
+    open_model(&session, model, experts, gemm);
     bool ok = check_nll(&session, member(file, "nll", cJSON_IsArray));
     ok = check_greedy(&session, member(file, "greedy", cJSON_IsArray)) && ok;
     session_close(&session);
