@@ -13,7 +13,11 @@ static int prepare(struct generation_input *input, struct codec_err *err) {
     int rc = chat_decode(input->body, input->body_bytes, &input->limits, request, err);
     input->request = request;
     input->params = request->params;
-    if (rc || (rc = generation_add_prompts(input, 1, err)))
+    size_t n_bytes = 0;
+    for (size_t i = 0; i < request->chat.n_messages; i++)
+        n_bytes += request->chat.messages[i].content.len_bytes;
+    if (rc || (rc = generation_check_length(input, "messages", n_bytes, err)) ||
+        (rc = generation_add_prompts(input, 1, err)))
         return rc;
     if (l4_chat_encode(input->tokenizer, &request->chat, &input->prompts[0].tokens, NULL, &why))
         return generation_refuse(err, "messages", &why);

@@ -13,6 +13,9 @@ static int encode_text(struct l4_text text, const struct generation_input *input
     struct l4_err why;
     int32_t bos = l4_tokenizer_bos(tokenizer);
     size_t bos_bytes = 0;
+    int rc = generation_check_length(input, "prompt", text.len_bytes, err);
+    if (rc)
+        return rc;
     const char *marker = bos >= 0 ? l4_tokenizer_bytes(tokenizer, bos, &bos_bytes) : NULL;
     if (l4_encode(tokenizer, text.data, text.len_bytes, L4_ENCODE_BOS | L4_ENCODE_SPECIAL, &out->tokens, &why))
         return generation_refuse(err, "prompt", &why);

@@ -11,6 +11,8 @@
 
 /* Bodies up to this size are decoded and tokenized on the loop: it takes less than handing them over. */
 enum { INLINE_BODY_BYTES = 4096 };
+/* Only longer texts are worth a look at every token's length. */
+enum { LONG_TEXT_BYTES = 256 * 1024 };
 
 /* One request in the engine: a choice of the answer or, with best_of, a candidate for one. */
 struct candidate {
@@ -60,6 +62,23 @@ int generation_refuse(struct codec_err *out, const char *param, const struct l4_
     out->status = http_err_status(err->code);
     out->code = http_err_code(err->code);
     return err->code;
+}
+
+int generation_check_length(const struct generation_input *input, const char *param, size_t n_bytes,
+                            struct codec_err *err) {
+    if (n_bytes <= LONG_TEXT_BYTES)
+        return 0;
+    size_t longest = 1, len;
+    for (int32_t id = 0; id < input->limits.vocab_size; id++)
+        if (l4_tokenizer_bytes(input->tokenizer, id, &len) && len > longest)
+            longest = len;
+    int64_t least = (int64_t)(n_bytes / longest);
+    if (least <= input->max_context_tokens)
+        return 0;
+    codec_fail(err, param, "the prompt has at least %lld tokens, the context is %lld tokens", (long long)least,
+               (long long)input->max_context_tokens);
+    err->code = http_err_code(L4_E_CONTEXT_LENGTH);
+    return L4_E_CONTEXT_LENGTH;
 }
 
 int64_t generation_count_chars(const char *text, size_t len_bytes) {
@@ -469,6 +488,7 @@ void generation_start(struct server *server, struct http_exchange *x, const stru
         .body = gen->body ? gen->body : body,
         .body_bytes = len,
         .limits = {.model_name = server->model_name, .vocab_size = server->info.vocab_size},
+        .max_context_tokens = server->info.max_context_tokens,
         .tokenizer = l4_engine_tokenizer(server->engine),
     };
     init_defaults(server, &gen->input.limits.defaults);

@@ -21,6 +21,7 @@ struct generation_input {
     const char *body;
     size_t body_bytes;
     struct codec_limits limits;
+    int64_t max_context_tokens;
     const struct l4_tokenizer *tokenizer;
 
     void *request;            /* the format's own, freed with free_request once the engine has its copy */
@@ -54,6 +55,11 @@ void generation_start(struct server *server, struct http_exchange *x, const stru
 /* For prepare: n zeroed prompts, and an engine error as a refusal that names a field.  Both return 0 or L4_E_*. */
 int generation_add_prompts(struct generation_input *input, size_t n, struct codec_err *err) L4_MUST_CHECK;
 int generation_refuse(struct codec_err *out, const char *param, const struct l4_err *err);
+
+/* generation_check_length - for prepare: refuse n_bytes of prompt text that cannot fit the context whatever its tokens
+ * are, before time goes into tokenizing it. */
+int generation_check_length(const struct generation_input *input, const char *param, size_t n_bytes,
+                            struct codec_err *err) L4_MUST_CHECK;
 
 int64_t generation_count_chars(const char *text, size_t len_bytes); /* of valid UTF-8 */
 

@@ -261,3 +261,21 @@ def run():
                               timeout=PATIENCE_S)
         return done.returncode, done.stdout.decode(), done.stderr.decode()
     return run_once
+
+
+def shared(model, real):
+    daemon = Daemon({"model": model, "port": 0}, real=real)
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The demo model on the real engine, shared by a file's tests: they must not change it."""
+    yield from shared("tests/models/demo", True)
+
+
+@pytest.fixture(scope="module")
+def fake():
+    """The fake engine, likewise."""
+    yield from shared("fake:", False)
