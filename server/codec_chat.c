@@ -282,7 +282,8 @@ int chat_decode(const char *text, size_t len_bytes, const struct codec_limits *l
         return codec_no_memory(err);
     if ((rc = codec_body_parse(&request->body, text, len_bytes, err)) ||
         (rc = params_decode(&request->body, limits, &request->params, err)) ||
-        (rc = decode_own(request->body.root, &request->params, err)) || (rc = decode_messages(request, err)) ||
+        (rc = decode_own(request->body.root, &request->params, err)) ||
+        (rc = params_check_choices(&request->params, limits, 1, err)) || (rc = decode_messages(request, err)) ||
         (rc = decode_turns(request, err)) || (rc = decode_constraints(request->body.root, &use_tools, err)))
         return rc;
     return decode_tools(request, use_tools, err);

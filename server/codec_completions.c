@@ -35,8 +35,6 @@ static int decode_prompts(const cJSON *root, const struct codec_limits *limits, 
         return codec_fail(err, "prompt", "'prompt' must be a string or an array, not %s", codec_kind(prompt));
     if (n == 0)
         return codec_fail(err, "prompt", "'prompt' must not be an empty array");
-    if (n > PARAMS_MAX_CHOICES)
-        return codec_fail(err, "prompt", "'prompt' holds %zu prompts, %d are allowed", n, PARAMS_MAX_CHOICES);
     request->prompts = calloc(n, sizeof *request->prompts);
     if (!request->prompts)
         return codec_no_memory(err);
@@ -59,7 +57,8 @@ static int decode_prompts(const cJSON *root, const struct codec_limits *limits, 
     return 0;
 }
 
-static int decode_own(const cJSON *root, struct completions_request *request, struct codec_err *err) {
+static int decode_own(const cJSON *root, const struct codec_limits *limits, struct completions_request *request,
+                      struct codec_err *err) {
     struct gen_params *params = &request->params;
     int64_t n_top = -1, best_of = params->n;
     int rc;
@@ -78,10 +77,7 @@ static int decode_own(const cJSON *root, struct completions_request *request, st
     params->best_of = (int)best_of;
     if (codec_get(root, "suffix"))
         return codec_fail(err, "suffix", "'suffix' is not served: the model completes at the end only");
-    if (request->n_prompts * (size_t)best_of > PARAMS_MAX_CHOICES)
-        return codec_fail(err, best_of > params->n ? "best_of" : "n", "%zu prompts times %d choices are more than %d",
-                          request->n_prompts, (int)best_of, PARAMS_MAX_CHOICES);
-    return 0;
+    return params_check_choices(params, limits, request->n_prompts, err);
 }
 
 int completions_decode(const char *text, size_t len_bytes, const struct codec_limits *limits,
@@ -92,7 +88,7 @@ int completions_decode(const char *text, size_t len_bytes, const struct codec_li
         (rc = params_decode(&request->body, limits, &request->params, err)) ||
         (rc = decode_prompts(request->body.root, limits, request, err)))
         return rc;
-    return decode_own(request->body.root, request, err);
+    return decode_own(request->body.root, limits, request, err);
 }
 
 void completions_request_free(struct completions_request *request) {

@@ -66,6 +66,17 @@ static int decode_seed(const struct codec_body *body, struct gen_params *params,
     return 0;
 }
 
+int params_check_choices(const struct gen_params *params, const struct codec_limits *limits, size_t n_prompts,
+                         struct codec_err *err) {
+    if (n_prompts * (size_t)params->best_of <= (size_t)limits->max_choices)
+        return 0;
+    const char *param = n_prompts > (size_t)limits->max_choices ? "prompt"
+                        : params->best_of > params->n           ? "best_of"
+                                                                : "n";
+    return codec_fail(err, param, "%zu prompts times %d choices are more than the %d that this server takes at once",
+                      n_prompts, params->best_of, limits->max_choices);
+}
+
 uint64_t params_choice_seed(const struct gen_params *params, int k) {
     if (k == 0)
         return params->sampling.seed;

@@ -9,7 +9,7 @@
 
 enum {
     PARAMS_MAX_N = 128,
-    PARAMS_MAX_CHOICES = 1024, /* n (or best_of) times prompts */
+    PARAMS_MAX_CHOICES = 1024, /* n (or best_of) times prompts, whatever the queue holds */
     PARAMS_MAX_STOP = 16,
     PARAMS_MAX_STOP_BYTES = 1024, /* of one stop string */
     PARAMS_MAX_STOP_IDS = 64,
@@ -21,6 +21,7 @@ struct codec_limits {
     const char *model_name;
     int32_t vocab_size;
     struct l4_sampling defaults; /* for what a request leaves out */
+    int max_choices;             /* n (or best_of) times prompts */
 };
 
 struct gen_params {
@@ -46,6 +47,10 @@ struct gen_params {
 int params_decode(const struct codec_body *body, const struct codec_limits *limits, struct gen_params *params,
                   struct codec_err *err) L4_MUST_CHECK;
 void params_free(struct gen_params *params);
+
+/* params_check_choices - refuse more choices than the server could ever hold, which no retry would change. */
+int params_check_choices(const struct gen_params *params, const struct codec_limits *limits, size_t n_prompts,
+                         struct codec_err *err) L4_MUST_CHECK;
 
 /* The seed of the k-th choice of a prompt: the first choice takes the request's own. */
 uint64_t params_choice_seed(const struct gen_params *params, int k);

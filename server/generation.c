@@ -338,6 +338,11 @@ static void init_defaults(const struct server *server, struct l4_sampling *s) {
 #undef PICK
 }
 
+static int max_choices(const struct config *config) {
+    int64_t places = config->max_running + config->max_queue;
+    return places < PARAMS_MAX_CHOICES ? (int)places : PARAMS_MAX_CHOICES;
+}
+
 static bool fill_random(void *out, size_t n_bytes) {
     return getrandom(out, n_bytes, 0) == (ssize_t)n_bytes;
 }
@@ -487,7 +492,9 @@ void generation_start(struct server *server, struct http_exchange *x, const stru
     gen->input = (struct generation_input){
         .body = gen->body ? gen->body : body,
         .body_bytes = len,
-        .limits = {.model_name = server->model_name, .vocab_size = server->info.vocab_size},
+        .limits = {.model_name = server->model_name,
+                   .vocab_size = server->info.vocab_size,
+                   .max_choices = max_choices(server->config)},
         .max_context_tokens = server->info.max_context_tokens,
         .tokenizer = l4_engine_tokenizer(server->engine),
     };

@@ -8,7 +8,8 @@
 #include "server/codec_chat.h"
 #include "server/codec_completions.h"
 
-static const struct codec_limits limits = {.model_name = "demo", .vocab_size = 2048, .defaults = {.temperature = 1}};
+static const struct codec_limits limits = {
+    .model_name = "demo", .vocab_size = 2048, .max_choices = PARAMS_MAX_CHOICES, .defaults = {.temperature = 1}};
 
 static void require(int ok) {
     if (!ok)

@@ -188,9 +188,11 @@ def test_long_runs(demo, path, text):
 
 
 def test_too_many_choices(fake):
-    refused(fake, COMPLETIONS, {"prompt": ["a"] * 9, "n": 128}, "n")
-    refused(fake, COMPLETIONS, {"prompt": ["a"] * 9, "best_of": 128}, "best_of")
-    refused(fake, COMPLETIONS, {"prompt": ["a"] * 1025}, "prompt")
+    """More than may run and wait together would be 429 for ever."""
+    for body, param in (({"prompt": ["a"] * 3, "n": 128}, "n"), ({"prompt": ["a"] * 3, "best_of": 128}, "best_of"),
+                        ({"prompt": ["a"] * 321}, "prompt")):
+        assert "the 320 that this server takes" in refused(fake, COMPLETIONS, body, param)["message"]
+    assert len(whole(fake, COMPLETIONS, prompt=["a"] * 320, max_tokens=1)["choices"]) == 320
 
 
 def test_fields_that_exclude_each_other(fake):

@@ -288,11 +288,16 @@ def test_sixteen_at_once(demo):
 
 def test_queue_full_refuses_all_choices(start):
     daemon = start("fake:delay_ms=5,tokens=1000", max_running=1, max_queue=2, log_level="debug")
-    response = daemon.post(CHAT, dict(messages=PARIS, n=8))
+    client = daemon.connect()
+    client.request("POST", CHAT, dict(messages=PARIS, stream=True))
+    client.read_until(b'"content"')
+    response = daemon.post(CHAT, dict(messages=PARIS, n=3))
     assert response.status_code == 429
     assert response.json()["error"]["type"] == "rate_limit_exceeded"
     assert int(response.headers["retry-after"]) >= 1
-    daemon.wait_log(r"cancelled id=", count=1)
+    daemon.wait_log(r"cancelled id=", count=2)
+    client.close()
+    daemon.wait_log(r"cancelled id=", count=3)
     assert len(frames(daemon, CHAT, messages=PARIS, max_tokens=2)) > 2  # there is room again
 
 

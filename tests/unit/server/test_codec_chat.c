@@ -9,7 +9,8 @@
 
 #include "server/codec_chat.h"
 
-static struct codec_limits limits = {.model_name = "demo", .vocab_size = 2048, .defaults = {.temperature = 1}};
+static struct codec_limits limits = {
+    .model_name = "demo", .vocab_size = 2048, .max_choices = 64, .defaults = {.temperature = 1}};
 static struct chat_request request;
 static struct codec_err err;
 
@@ -128,6 +129,7 @@ static void test_bad_fields_are_named(void **state) {
         {"\"top_logprobs\":3", "top_logprobs"},
         {"\"temperature\":3", "temperature"},
         {"\"n\":0", "n"},
+        {"\"n\":65", "n"},
         {"\"tools\":{}", "tools"},
         {"\"tools\":[5]", "tools[0]"},
         {"\"tools\":[{\"type\":\"retrieval\"}]", "tools[0].type"},

@@ -12,6 +12,7 @@
 static struct codec_limits limits = {
     .model_name = "demo",
     .vocab_size = 2048,
+    .max_choices = 1024,
     .defaults = {.temperature = 0.6f, .top_p = 0.9f, .top_k = 7, .repetition_penalty = 1},
 };
 
@@ -260,7 +261,8 @@ static void test_prompts_times_n_are_bounded(void **state) {
     l4_buf_puts(&text, "]}");
     assert_int_equal(decode(text.data), L4_E_INVALID);
     assert_string_equal(err.param, "n");
-    assert_string_equal(err.message, "9 prompts times 128 choices are more than 1024");
+    assert_string_equal(err.message,
+                        "9 prompts times 128 choices are more than the 1024 that this server takes at once");
     completions_request_free(&request);
     l4_buf_free(&text);
 }
