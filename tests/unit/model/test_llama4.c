@@ -228,8 +228,7 @@ static void check_step_out_of_memory(const char *experts) {
         assert_int_equal(kv_seq_length(kv), 30);
         assert_memory_equal(logits, want, n_logits * sizeof *want);
         kv_seq_close(kv);
-        if (failed > 0 || n < 2)
-            llama4_close(f.model);
+        llama4_close(f.model);
     }
     assert_true(n >= 4); /* the step's arena and the experts' both ran out once */
     free(want);
