@@ -35,6 +35,7 @@ enum {
     AXPY_BLOCK_COLUMNS = 256,
     AXPY_BLOCK_K = 256,
     AXPY_BLOCK_ROWS = 96,
+    AXPY_NARROW_COLUMNS = 128,  /* up to here a few rows' sums stay in registers for all of K */
     AXPY_STREAM_K = 8,          /* rows of weights read side by side */
     AXPY_STREAM_COLUMNS = 4096, /* of y, all rows together: stays in the first-level cache */
     WIDTH = VEC_WIDTH
@@ -297,6 +298,47 @@ ALWAYS_INLINE void axpy_direct(const int rows, enum dtype type, const struct mat
     }
 }
 
+/* `vectors` vectors of columns from the first k to the last, the sums in registers; the last vector holds `last` of
+ * them. */
+ALWAYS_INLINE void axpy_narrow_tile(const int rows, const int vectors, enum dtype type, const void *w, int64_t stride,
+                                    int64_t k, const float *x, int64_t ldx, float *y, int64_t ldy, int last) {
+    vf acc[AXPY_ROWS][AXPY_VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            acc[r][v] = v + 1 < vectors ? vf_load(y + r * ldy + v * WIDTH) : vf_load_n(y + r * ldy + v * WIDTH, last);
+    for (int64_t at = 0; at < k; at++, w = weight_at(type, w, stride)) {
+        vf ws[AXPY_VECTORS];
+        for (int v = 0; v < vectors; v++) {
+            const void *from = weight_at(type, w, v * WIDTH);
+            ws[v] = v + 1 < vectors || last == WIDTH ? weight_load(type, from) : weight_load_n(type, from, last);
+        }
+        for (int r = 0; r < rows; r++) {
+            const vf xs = vf_set1(x[r * ldx + at]);
+            for (int v = 0; v < vectors; v++)
+                acc[r][v] = vf_fma(xs, ws[v], acc[r][v]);
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        for (int v = 0; v + 1 < vectors; v++)
+            vf_store(y + r * ldy + v * WIDTH, acc[r][v]);
+        vf_store_n(y + r * ldy + (vectors - 1) * WIDTH, acc[r][vectors - 1], last);
+    }
+}
+
+/* Few rows by few columns, as attention has them: nothing is packed, and no sum leaves its register. */
+ALWAYS_INLINE void axpy_narrow(const int rows, enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end,
+                               const float *x, int64_t ldx, float *y, int64_t ldy) {
+    int64_t j = n_begin;
+    for (; j + AXPY_COLUMNS <= n_end; j += AXPY_COLUMNS)
+        axpy_narrow_tile(rows, AXPY_VECTORS, type, weight_at(type, w->data, j), w->stride, w->k, x, ldx, y + j, ldy,
+                         WIDTH);
+    for (; j + 2 * WIDTH <= n_end; j += 2 * WIDTH)
+        axpy_narrow_tile(rows, 2, type, weight_at(type, w->data, j), w->stride, w->k, x, ldx, y + j, ldy, WIDTH);
+    for (; j < n_end; j += WIDTH)
+        axpy_narrow_tile(rows, 1, type, weight_at(type, w->data, j), w->stride, w->k, x, ldx, y + j, ldy,
+                         (int)min_i64(n_end - j, WIDTH));
+}
+
 /* [k][AXPY_COLUMNS] of one group of columns; missing columns are 0 */
 ALWAYS_INLINE void axpy_pack_w(enum dtype type, const void *w, int64_t stride, int64_t k, int64_t columns,
                                float *packed) {
@@ -379,6 +421,10 @@ ALWAYS_INLINE void gemm_axpy(enum dtype type, const struct matrix *w, int64_t n_
     switch (m) {
 #define X(n)                                                                                                           \
     case n:                                                                                                            \
+        if (n_end - n_begin <= AXPY_NARROW_COLUMNS) {                                                                  \
+            axpy_narrow(n, type, w, n_begin, n_end, x, ldx, y, ldy);                                                   \
+            return;                                                                                                    \
+        }                                                                                                              \
         axpy_direct(n, type, w, n_begin, n_end, x, ldx, y, ldy);                                                       \
         return;
         FOR_EACH_HEIGHT(X)
