@@ -22,8 +22,12 @@ const char *request_state_name(enum request_state state) {
     return states[state].name;
 }
 
+bool request_may_go(enum request_state from, enum request_state to) {
+    return states[from].to & 1U << to;
+}
+
 void request_set_state(struct request *request, enum request_state state) {
-    assert(states[request->state].to & 1U << state);
+    assert(request_may_go(request->state, state));
     request->state = state;
 }
 

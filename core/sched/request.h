@@ -71,6 +71,7 @@ int request_open(struct request **out, const struct l4_request *from, const stru
 void request_close(struct request *request); /* NULL is allowed */
 
 const char *request_state_name(enum request_state state);
+bool request_may_go(enum request_state from, enum request_state to);
 /* request_set_state - asserts that the table allows it. */
 void request_set_state(struct request *request, enum request_state state);
 
