@@ -199,20 +199,18 @@ static int routed_experts(struct step *s, const struct llama4_layer *layer, cons
 
 /* ---- the whole network ----------------------------------------------------------------------------------------- */
 
-/* Logits of the rows that want them. */
-static void head(struct step *s, const struct llama4_segment *segments, int n_segments, float *logits) {
-    struct llama4 *model = s->model;
-    const struct model_config *config = model->config;
-    int64_t row = 0, n = 0, hidden = config->hidden_size;
+/* From here on only the rows that want logits count: the last layer's feed-forward and the head need no others. */
+static void keep_logit_rows(struct step *s, const struct llama4_segment *segments, int n_segments) {
+    int64_t hidden = s->model->config->hidden_size, row = 0, n_kept = 0;
+    if (s->n_rows == s->n_logits)
+        return;
     for (const struct llama4_segment *segment = segments; segment < segments + n_segments; segment++) {
         row += segment->n_tokens;
-        for (int64_t i = row - segment->n_logits; i < row; i++)
-            model->exec->kernels->rms_norm(s->normed + n++ * hidden, s->hidden_states + i * hidden, model->weights.norm,
-                                           hidden, config->rms_norm_eps);
+        memmove(s->hidden_states + n_kept * hidden, s->hidden_states + (row - segment->n_logits) * hidden,
+                (size_t)(segment->n_logits * hidden) * sizeof(float));
+        n_kept += segment->n_logits;
     }
-    struct gemm_task task = product(s, &model->weights.lm_head, NULL, s->normed, hidden, logits, config->vocab_size);
-    task.m = n;
-    gemm_run(model->exec, model->exec->gemm, &task, 1);
+    s->n_rows = n_kept;
 }
 
 static void probe_hidden_states(const struct step *s, const struct llama4_probe *probe, int layer) {
@@ -233,6 +231,7 @@ static int step_init(struct step *s, struct llama4 *model, const struct llama4_s
         spans[i] =
             (struct attention_span){segments[i].kv, kv_seq_length(segments[i].kv), s->n_rows, segments[i].n_tokens};
         s->n_rows += segments[i].n_tokens;
+        s->n_logits += segments[i].n_logits;
     }
     if (attention_plan(&s->attention, config, spans, n_segments, pool_n_threads(model->exec->pool), arena))
         return L4_E_NOMEM;
@@ -278,7 +277,7 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
     const struct model_config *config = model->config;
     struct step s;
     if (step_init(&s, model, segments, n_segments))
-        return l4_err_set(err, L4_E_NOMEM, "no memory for the activations of %lld tokens", (long long)s.n_rows);
+        return l4_err_set(err, L4_E_NOMEM, "no memory for the activations of a step");
 
     rows_for(model->exec, s.n_rows, config->hidden_size + config->head_dim * 20, embed_rows, &s);
     probe_hidden_states(&s, probe, 0);
@@ -289,6 +288,8 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
         rms_norm(&s, layer->input_layernorm);
         attention(&s, layer);
         add(&s, s.delta);
+        if (s.layer == config->n_layers - 1 && !probe)
+            keep_logit_rows(&s, segments, n_segments);
 
         rms_norm(&s, layer->post_attention_layernorm);
         dense_feed_forward(&s, layer, is_moe);
@@ -300,7 +301,11 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
         }
         probe_hidden_states(&s, probe, s.layer + 1);
     }
-    head(&s, segments, n_segments, logits);
+    keep_logit_rows(&s, segments, n_segments);
+    rms_norm(&s, model->weights.norm);
+    struct gemm_task head =
+        product(&s, &model->weights.lm_head, NULL, s.normed, config->hidden_size, logits, config->vocab_size);
+    gemm_run(model->exec, model->exec->gemm, &head, 1);
 
     for (int i = 0; i < n_segments; i++)
         kv_seq_advance(segments[i].kv, segments[i].n_tokens);
