@@ -113,7 +113,7 @@ sanitized: $(BUILD)/llama4d $(BUILD)/llama4d-fake $(UNIT_BIN) $(KERNEL_BIN)
 FUZZ_SECONDS ?= 10
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/bin/%,$(FUZZ_SRC))
 fuzz: ## run every fuzz target for FUZZ_SECONDS
-	$(MAKE) BUILD=$(BUILD)/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined fuzz-run
+	$(MAKE) BUILD=$(BUILD)/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined CFLAGS='-O1 -g' fuzz-run
 .PHONY: fuzz-run
 fuzz-run: $(FUZZ_BIN)
 	BUILD=$(BUILD) FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZ_BIN)

@@ -85,7 +85,7 @@ const char *json_show_text(char buf[JSON_SHOWN_BYTES], const char *text) {
 const char *json_show(char buf[JSON_SHOWN_BYTES], const cJSON *value) {
     char text[JSON_SHOWN_BYTES];
     if (cJSON_IsNumber(value))
-        snprintf(buf, JSON_SHOWN_BYTES, "%.17g", value->valuedouble);
+        snprintf(buf, JSON_SHOWN_BYTES, "%.16g", value->valuedouble);
     else if (cJSON_IsString(value))
         snprintf(buf, JSON_SHOWN_BYTES, "\"%.*s\"", JSON_SHOWN_BYTES - 3, json_show_text(text, value->valuestring));
     else if (cJSON_IsArray(value))

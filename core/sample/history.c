@@ -21,8 +21,7 @@ static struct history_entry *find(struct history_entry *entries, size_t cap, int
     return &entries[at];
 }
 
-int sample_history_open(struct sample_history **out, int32_t vocab_size) {
-    (void)vocab_size;
+int sample_history_open(struct sample_history **out) {
     struct sample_history *history = calloc(1, sizeof *history);
     if (history == NULL || (history->entries = new_entries(FIRST_CAP)) == NULL) {
         free(history);

@@ -11,9 +11,9 @@
 /* What the penalties look at: counts per id.  Kept up to date token by token, so that a step costs no pass over
  * history; storage grows with the number of different ids. */
 struct sample_history;
-int sample_history_open(struct sample_history **out, int32_t vocab_size) L4_MUST_CHECK; /* 0 or L4_E_NOMEM */
+int sample_history_open(struct sample_history **out) L4_MUST_CHECK; /* 0 or L4_E_NOMEM */
 void sample_history_close(struct sample_history *history);
-/* sample_history_add - id is 0..vocab_size-1; is_answer: generated rather than given.  Returns 0, or L4_E_NOMEM and
+/* sample_history_add - id >= 0; is_answer: generated rather than given.  Returns 0, or L4_E_NOMEM and
  * nothing changed. */
 int sample_history_add(struct sample_history *history, int32_t id, bool is_answer) L4_MUST_CHECK;
 

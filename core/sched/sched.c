@@ -165,7 +165,7 @@ static int prepare(struct sched *sched, struct request *request) {
     }
     if (request->history || (s->repetition_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0))
         return 0;
-    int rc = sample_history_open(&request->history, sched->config.model_config->vocab_size);
+    int rc = sample_history_open(&request->history);
     for (int64_t i = 0; rc == 0 && i < request->n_prompt; i++)
         rc = sample_history_add(request->history, request->tokens.ids[i], false);
     return rc;

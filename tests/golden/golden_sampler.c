@@ -32,7 +32,7 @@ static const struct tensor *find(const struct safetensors *file, int i, const ch
 
 static struct sample_history *read_history(const struct tensor *ids, int32_t vocab_size) {
     struct sample_history *history = NULL;
-    if (sample_history_open(&history, vocab_size) != 0)
+    if (sample_history_open(&history) != 0)
         golden_fail("out of memory");
     for (int64_t i = 0; ids != NULL && i < ids->shape[0]; i++) {
         int64_t id = ids->type == DT_I32   ? ((const int32_t *)ids->data)[i]

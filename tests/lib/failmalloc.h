@@ -1,9 +1,12 @@
 /* An allocator that fails on demand: every malloc, calloc, realloc and aligned allocation of the whole process goes
  * through here, those inside shared libraries included (PCRE2, cJSON), and one chosen call returns NULL.
  *
+ * Those of OpenBLAS are left alone: its kernels for small matrices write through the NULL.
+ *
  * The definitions take the place of the C library's by ordinary symbol resolution; a test program gets them by calling
  * anything below and needs no linker flag.  Under a sanitizer they hand on to its interceptors, so leaks and overruns
- * are seen as ever (gcc's; clang's address sanitizer allocates before it is ready for this).  Only the thread that armed it is affected, and no other thread while it is.
+ * are seen as ever (gcc's; clang's address sanitizer allocates before it is ready for this).  Only the thread that
+ * armed it is affected, and no other thread while it is.
  *
  * Use: FAILMALLOC_EACH runs a body for n = 1, 2, ... with the n-th allocation failing, until a run needs fewer than n:
  *

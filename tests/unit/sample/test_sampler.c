@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/sample/sampler.h"
+#include "tests/lib/failmalloc.h"
 
 enum { MAX_VOCAB = 5000 };
 
@@ -116,7 +117,7 @@ static void test_random_settings(void **state) {
         struct l4_logit_bias biases[4];
         struct l4_sampling s = plain((float)(0.2 + 2 * random_unit()));
         struct sample_history *history;
-        assert_int_equal(sample_history_open(&history, n), 0);
+        assert_int_equal(sample_history_open(&history), 0);
         memset(&seen, 0, sizeof seen);
         for (int i = 0; i < n; i++) {
             double x = 3 * (random_unit() + random_unit() + random_unit() + random_unit() - 2);
@@ -255,7 +256,7 @@ static void test_penalties(void **state) {
     (void)state;
     struct sampler *sampler = open_sampler(4);
     struct sample_history *history;
-    assert_int_equal(sample_history_open(&history, 4), 0);
+    assert_int_equal(sample_history_open(&history), 0);
     assert_int_equal(sample_history_add(history, 0, false), 0);
     assert_int_equal(sample_history_add(history, 0, false), 0);
     assert_int_equal(sample_history_add(history, 1, true), 0);
@@ -377,6 +378,26 @@ static void test_logprobs(void **state) {
     sampler_close(sampler);
 }
 
+static void test_failing_allocations(void **state) {
+    (void)state;
+    size_t n_failed = 0;
+    FAILMALLOC_EACH(n) {
+        struct sampler *sampler = NULL;
+        struct sample_history *history = NULL;
+        int rc = sampler_open(&sampler, 1000, kernels);
+        if (rc == 0)
+            rc = sample_history_open(&history);
+        for (int32_t id = 0; rc == 0 && id < 1000; id++)
+            rc = sample_history_add(history, id, true);
+        bool failed = failmalloc_disarm();
+        n_failed += failed;
+        assert_int_equal(rc, failed ? L4_E_NOMEM : 0);
+        sampler_close(sampler);
+        sample_history_close(history);
+    }
+    assert_true(n_failed > 10);
+}
+
 int main(void) {
     struct l4_err err;
     if (kernels_get(&kernels, &err) != 0) {
@@ -384,9 +405,11 @@ int main(void) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_settings), cmocka_unit_test(test_ties),      cmocka_unit_test(test_top_p_boundary),
-        cmocka_unit_test(test_hostile_logits),  cmocka_unit_test(test_penalties), cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_repeatable),      cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_random_settings),     cmocka_unit_test(test_ties),
+        cmocka_unit_test(test_top_p_boundary),      cmocka_unit_test(test_hostile_logits),
+        cmocka_unit_test(test_penalties),           cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_repeatable),          cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
