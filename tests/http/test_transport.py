@@ -269,6 +269,24 @@ def test_body_above_the_cap(start):
         assert c.read_response().status == 200
 
 
+def test_all_bodies_together_are_bounded(start):
+    """Sixteen times the largest body is what all requests may hold in memory; the next one is asked to come again."""
+    daemon = start(max_body_bytes="64K")
+    held = [daemon.connect() for _ in range(16)]
+    for c in held:
+        c.send(raw("POST", PATH, [HOST, JSON, b"Content-Length: 65536"], b" " * 65535))
+
+    def is_full():
+        with daemon.connect() as c:
+            c.request("POST", PATH, b" " * 20000)
+            response = c.read_response()
+            return response.status == 503 and "memory" in is_error(response, 503)
+    wait_until(is_full, "a refusal")
+    for c in held:
+        c.close()
+    wait_until(lambda: not is_full(), "room again")
+
+
 def test_body_that_never_ends(start):
     daemon = start(max_body_bytes="4K")
     with daemon.connect() as c:
