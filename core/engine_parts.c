@@ -22,8 +22,8 @@ static int check_options(const struct l4_engine_options *options, struct l4_err 
         int64_t value, min, max;
     } checks[] = {
         {"threads", options->threads, 0, L4_MAX_THREADS},
-        {"max_context", options->max_context_tokens, 0, INT32_MAX},
-        {"kv_cache_bytes", options->kv_cache_bytes, 0, INT64_MAX},
+        {"max_context", options->max_context_tokens, 0, INT64_MAX},
+        {"kv_cache", options->kv_cache_bytes, 0, INT64_MAX},
         {"max_running", options->max_running, 1, L4_MAX_RUNNING},
         {"max_queue", options->max_queue, 0, L4_MAX_QUEUE},
         {"max_step_ms", options->max_step_ms, 1, L4_MAX_STEP_MS},
