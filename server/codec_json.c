@@ -1,5 +1,6 @@
 #include "server/codec_json.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,13 @@ int codec_fail(struct codec_err *err, const char *param, const char *fmt, ...) {
     vsnprintf(err->message, sizeof err->message, fmt, args);
     va_end(args);
     return L4_E_INVALID;
+}
+
+int codec_no_memory(struct codec_err *err) {
+    codec_fail(err, NULL, "%s", l4_error_text(L4_E_NOMEM));
+    err->status = 503;
+    err->code = "out_of_memory";
+    return L4_E_NOMEM;
 }
 
 int codec_within(struct codec_err *err, const char *fmt, ...) {
@@ -111,7 +119,10 @@ int codec_body_parse(struct codec_body *body, const char *text, size_t len_bytes
     if (rc)
         return rc;
     const char *stop = NULL;
+    errno = 0;
     body->root = cJSON_ParseWithLengthOpts(text, len_bytes, &stop, false);
+    if (!body->root && errno == ENOMEM) /* cJSON itself does not tell */
+        return codec_no_memory(err);
     if (!body->root)
         return codec_fail(err, NULL, "the body is not valid JSON near byte %zu", stop ? (size_t)(stop - text) : 0);
     while (stop < body->end && (unsigned char)*stop <= ' ')

@@ -27,6 +27,8 @@ struct codec_err {
 
 /* codec_fail - fill *err with status 400; returns L4_E_INVALID.  param NULL: no field to name. */
 int codec_fail(struct codec_err *err, const char *param, const char *fmt, ...) L4_PRINTF(3, 4);
+/* codec_no_memory - status 503; returns L4_E_NOMEM. */
+int codec_no_memory(struct codec_err *err);
 /* codec_within - put where in front of err->param: "messages[3]" + "content" = "messages[3].content".
  * Returns L4_E_INVALID, or L4_E_NOMEM (and touches nothing) where the request is not to blame. */
 int codec_within(struct codec_err *err, const char *fmt, ...) L4_PRINTF(2, 3);

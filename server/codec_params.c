@@ -5,13 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int codec_no_memory(struct codec_err *err) {
-    codec_fail(err, NULL, "out of memory");
-    err->status = 503;
-    err->code = "out_of_memory";
-    return L4_E_NOMEM;
-}
-
 static int decode_model(const cJSON *root, const struct codec_limits *limits, struct codec_err *err) {
     struct l4_text model = {0};
     int rc = codec_get_text(root, "model", &model, err);

@@ -55,6 +55,4 @@ int params_check_choices(const struct gen_params *params, const struct codec_lim
 /* The seed of the k-th choice of a prompt: the first choice takes the request's own. */
 uint64_t params_choice_seed(const struct gen_params *params, int k);
 
-int codec_no_memory(struct codec_err *err); /* status 503; returns L4_E_NOMEM */
-
 #endif

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "server/codec_chat.h"
+#include "tests/lib/failmalloc.h"
 
 static struct codec_limits limits = {
     .model_name = "demo", .vocab_size = 2048, .max_choices = 64, .defaults = {.temperature = 1}};
@@ -210,6 +211,27 @@ static void test_bad_messages_are_named(void **state) {
     chat_request_free(&request);
 }
 
+static void test_every_allocation_may_fail(void **state) {
+    (void)state;
+    const char *text = "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]},"
+                       "{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{}}}]}],"
+                       "\"tools\":[" TOOL "],\"logit_bias\":{\"5\":1}}";
+    int n_failed = 0;
+    FAILMALLOC_EACH(n) {
+        int rc = decode(text);
+        if (failmalloc_disarm()) {
+            assert_int_equal(rc, L4_E_NOMEM);
+            assert_int_equal(err.status, 503);
+            assert_string_equal(err.param, "");
+            n_failed++;
+        } else {
+            assert_int_equal(rc, 0);
+        }
+        chat_request_free(&request);
+    }
+    assert_true(n_failed > 20);
+}
+
 static void test_answers(void **state) {
     (void)state;
     struct answer_head head;
@@ -247,13 +269,10 @@ static void test_answers(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_a_request_leaves_out),
-        cmocka_unit_test(test_messages),
-        cmocka_unit_test(test_tools_are_the_clients_own_text),
-        cmocka_unit_test(test_own_fields),
-        cmocka_unit_test(test_bad_fields_are_named),
-        cmocka_unit_test(test_bad_messages_are_named),
-        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_what_a_request_leaves_out),      cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_tools_are_the_clients_own_text), cmocka_unit_test(test_own_fields),
+        cmocka_unit_test(test_bad_fields_are_named),           cmocka_unit_test(test_bad_messages_are_named),
+        cmocka_unit_test(test_every_allocation_may_fail),      cmocka_unit_test(test_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

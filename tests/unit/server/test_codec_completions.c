@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "server/codec_completions.h"
+#include "tests/lib/failmalloc.h"
 
 static struct codec_limits limits = {
     .model_name = "demo",
@@ -289,6 +290,26 @@ static void test_unknown_model_is_not_found(void **state) {
     completions_request_free(&request);
 }
 
+static void test_every_allocation_may_fail(void **state) {
+    (void)state;
+    const char *text =
+        "{\"prompt\":[[1,2],[3]],\"stop\":[\"a\"],\"stop_token_ids\":[1],\"logit_bias\":{\"5\":1},\"seed\":1}";
+    int n_failed = 0;
+    FAILMALLOC_EACH(n) {
+        int rc = decode(text);
+        if (failmalloc_disarm()) {
+            assert_int_equal(rc, L4_E_NOMEM);
+            assert_int_equal(err.status, 503);
+            assert_string_equal(err.param, "");
+            n_failed++;
+        } else {
+            assert_int_equal(rc, 0);
+        }
+        completions_request_free(&request);
+    }
+    assert_true(n_failed > 20);
+}
+
 static void test_answers(void **state) {
     (void)state;
     struct answer_head head;
@@ -335,6 +356,7 @@ int main(void) {
         cmocka_unit_test(test_prompts_times_n_are_bounded),
         cmocka_unit_test(test_a_megabyte_of_stop),
         cmocka_unit_test(test_unknown_model_is_not_found),
+        cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
