@@ -23,14 +23,12 @@ struct httpd {
     uv_timer_t timer;     /* libmicrohttpd's time-out */
     uv_prepare_t prepare; /* end of a turn of the loop: what was queued in it goes out */
     int n_handles;        /* that must close before *httpd is freed, those of connections included */
-    bool closing;
 
     struct http_conn *conns;
     struct http_exchange *due; /* those that flush must look at */
     size_t n_conns, n_active;
     size_t body_bytes; /* of all requests that are being received or worked on */
     uint64_t turn;     /* counts flushes */
-    bool in_mhd;       /* inside MHD_run */
     bool run_again;    /* a slot was freed: MHD_run offers it to the next one */
     bool draining;
     uint64_t id_random;

@@ -484,11 +484,12 @@ static void on_httpd_handle_closed(uv_handle_t *handle) {
 }
 
 void httpd_close(struct httpd *httpd) {
-    /* libmicrohttpd aborts the process when it is stopped with a connection suspended: all are resumed first. */
-    httpd_abort(httpd);
     MHD_socket fd = MHD_quiesce_daemon(httpd->mhd);
     if (fd != MHD_INVALID_SOCKET)
         close(fd);
+    /* libmicrohttpd aborts the process when it is stopped with a connection suspended: with no new ones coming in, all
+     * are resumed first. */
+    httpd_abort(httpd);
     bool polling = httpd->n_handles - (int)httpd->n_conns >= 3;
     MHD_stop_daemon(httpd->mhd);
     uv_close((uv_handle_t *)&httpd->prepare, on_httpd_handle_closed);

@@ -246,16 +246,23 @@ static void test_stream_after_the_client(void **state) {
     close_fixture(f);
 }
 
-/* Closing with a handler still at work: it is told, and nothing is left behind. */
+/* Closing with a handler still at work: it is told, and nothing is left behind.  What waits behind that request on the
+ * same connection, or on another one, is not begun. */
 static void test_close_with_a_request(void **state) {
     (void)state;
     struct fixture *f = &fixture;
     open_fixture(f);
+    static const char next[] = "GET /orphan HTTP/1.1\r\nHost: a\r\n\r\n";
+    int second_fd = connect_to(f->port); /* accepted along with the first */
     ask(f, "/orphan");
     run_until(f, 1);
+    assert_true(send(client_fd, next, sizeof(next) - 1, MSG_NOSIGNAL) > 0);
+    assert_true(send(second_fd, next, sizeof(next) - 1, MSG_NOSIGNAL) > 0);
     http_on_gone(f->held, on_gone, f);
     close_fixture(f);
     assert_int_equal(f->n_gone, 1);
+    assert_int_equal(f->n_requests, 1);
+    close(second_fd);
     close(client_fd);
 }
 
