@@ -14,8 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char *const sound[] = {
     "{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"",
     "\\\\s+|\\\\S+",
-    "\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},"
-    "\"decoder\":{\"type\":\"ByteLevel\"},\"post_processor\":",
+    ("\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},"
+     "\"decoder\":{\"type\":\"ByteLevel\"},\"post_processor\":"),
     "null",
     ",\"added_tokens\":[",
     "{\"id\":300,\"content\":\"<s>\",\"special\":true}",
