@@ -35,7 +35,8 @@ void l4_detok_push(struct l4_detok *detok, int32_t id, struct l4_buf *out) {
         size_t run = i;
         while (!detok->n_held && run < n && utf8_next(bytes + run, n - run, &whole) == UTF8_CHAR)
             run += whole;
-        l4_buf_append(out, bytes + i, run - i);
+        if (run > i)
+            l4_buf_append(out, bytes + i, run - i);
         i = run;
         if (i < n)
             push_byte(detok, bytes[i], out);
