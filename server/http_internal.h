@@ -45,7 +45,6 @@ struct http_conn {
     bool watch_open, watching;
     int n_handles;    /* that must close before *conn is freed */
     bool over_limit;  /* was accepted above max_connections */
-    bool cut;         /* shut down by us */
     size_t uri_bytes; /* of the request that is being received */
     bool uri_has_nul;
     uint64_t idle_bytes; /* what the connection had received when the last request ended */

@@ -43,7 +43,6 @@ static void on_handle_closed(uv_handle_t *handle) {
 }
 
 void conn_cut(struct http_conn *conn) {
-    conn->cut = true;
     shutdown(conn->fd, SHUT_RDWR);
     if (conn->x != NULL && conn->x->suspended)
         exchange_due(conn->x);
@@ -259,6 +258,11 @@ static void on_completed(void *user, struct MHD_Connection *mhd, void **request_
                          : x->status == 0 && !x->dispatched             ? "incomplete_body"
                                                                         : "client_gone");
     exchange_log(x);
+    if (x->response != NULL) { /* an answer that came too late to be handed on */
+        struct MHD_Response *response = x->response;
+        x->response = NULL;
+        MHD_destroy_response(response);
+    }
     x->conn = NULL;
     if (x->dispatched)
         httpd->n_active--;

@@ -266,12 +266,31 @@ static void test_close_with_a_request(void **state) {
     close(client_fd);
 }
 
+/* An answer that was given but could not be handed on any more is freed. */
+static void test_close_with_an_answer(void **state) {
+    (void)state;
+    struct fixture *f = &fixture;
+    for (int stream = 0; stream < 2; stream++) {
+        open_fixture(f);
+        ask(f, "/orphan");
+        run_until(f, 1);
+        if (stream) {
+            http_stream_begin(f->held);
+            http_stream_send(f->held, "x", 1);
+            http_stream_end(f->held);
+        } else {
+            reply(f->held, "unsent");
+        }
+        close_fixture(f);
+        close(client_fd);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_failing_allocations),
-        cmocka_unit_test(test_gone_before_the_callback),
-        cmocka_unit_test(test_stream_after_the_client),
-        cmocka_unit_test(test_close_with_a_request),
+        cmocka_unit_test(test_failing_allocations),     cmocka_unit_test(test_gone_before_the_callback),
+        cmocka_unit_test(test_stream_after_the_client), cmocka_unit_test(test_close_with_a_request),
+        cmocka_unit_test(test_close_with_an_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
