@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import threading
@@ -224,3 +225,18 @@ def test_real_model_client_gone(start):
     daemon.wait_log(r"request method=POST .*cut=client_gone")
     daemon.signal(signal.SIGTERM)
     assert daemon.wait_exit() == 0
+
+
+def test_checkpoint_truncated_while_in_use(start, tmp_path):
+    """The weights are gone: the daemon says which file it was and ends; it never answers nonsense."""
+    model = tmp_path / "demo"
+    shutil.copytree(os.path.join(ROOT, "tests/models/demo"), model)
+    daemon = start(model=str(model), real=True)
+    shards = sorted(model.glob("*.safetensors"))
+    for shard in shards:
+        os.truncate(shard, 4096)
+    with daemon.connect() as c:
+        c.request("POST", PATH, {"prompt": "Once upon a time", "max_tokens": 50})
+        assert c.read_all() == b""
+    assert daemon.wait_exit() == 1
+    assert any("%s: truncated" % shard in daemon.log() for shard in shards), daemon.log()

@@ -10,6 +10,7 @@
 
 #include "llama4/engine.h"
 #include "server/config.h"
+#include "tests/lib/failmalloc.h"
 
 /* Reads `text` as a file on top of the defaults; the complaints are the caller's to free. */
 static int read_text(struct config *config, const char *text, size_t len, struct config_errors *errors) {
@@ -154,6 +155,30 @@ static void test_flags(void **state) {
     config_fini(&config);
 }
 
+/* Whichever allocation fails: an error, or all is as it should be; nothing is left behind. */
+static void test_failing_allocations(void **state) {
+    (void)state;
+    char *argv[] = {(char[]){"--model"}, (char[]){"demo"}, (char[]){"--top-p=0.5"}};
+    FAILMALLOC_EACH(n) {
+        struct config config;
+        struct config_errors errors = {0};
+        int rc = config_init(&config);
+        if (rc == 0) {
+            rc = config_read_file(&config, "config/llama4d-minimal.conf", &errors);
+            int flags_rc = config_read_flags(&config, 3, argv, &errors);
+            rc = rc != 0 ? rc : flags_rc;
+        }
+        failmalloc_disarm();
+        if (rc == 0) { /* stdio gets along without its buffer */
+            assert_string_equal(config.host, "0.0.0.0");
+            assert_string_equal(config.model, "demo");
+            assert_true(config.top_p.value == 0.5);
+        }
+        config_errors_free(&errors);
+        config_fini(&config);
+    }
+}
+
 struct seen {
     int n_taken, n_restart;
 };
@@ -201,10 +226,15 @@ static void test_table_agrees_with_the_engine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_values),
-        cmocka_unit_test(test_bounds),   cmocka_unit_test(test_refused_value_changes_nothing),
-        cmocka_unit_test(test_noise),    cmocka_unit_test(test_flags),
-        cmocka_unit_test(test_reload),   cmocka_unit_test(test_table_agrees_with_the_engine),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_refused_value_changes_nothing),
+        cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_flags),
+        cmocka_unit_test(test_failing_allocations),
+        cmocka_unit_test(test_reload),
+        cmocka_unit_test(test_table_agrees_with_the_engine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
