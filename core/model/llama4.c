@@ -1,5 +1,5 @@
-/* The Llama 4 text model.  Read from the bottom up: llama4_forward is the whole network, attention() and feed_forward()
- * are the two halves of a layer. */
+/* The Llama 4 text model.  llama4_forward is the whole network; attention() and feed_forward() are the two halves of a
+ * layer. */
 #include "core/model/llama4.h"
 
 #include <math.h>
@@ -52,6 +52,7 @@ struct step {
     /* What the row functions below work on. */
     int layer;
     const float *norm_weight;
+    float *sum;
     const float *addend;
 };
 
@@ -80,7 +81,7 @@ static void norm_rows(void *ctx, int64_t begin, int64_t end) {
 static void add_rows(void *ctx, int64_t begin, int64_t end) {
     const struct step *s = ctx;
     int64_t hidden = s->model->config->hidden_size;
-    s->model->exec->kernels->add(s->hidden_states + begin * hidden, s->addend + begin * hidden, (end - begin) * hidden);
+    s->model->exec->kernels->add(s->sum + begin * hidden, s->addend + begin * hidden, (end - begin) * hidden);
 }
 
 /* RoPE, then QK-norm where the model has it. */
@@ -131,13 +132,15 @@ static void place_qkv_rows(void *ctx, int64_t begin, int64_t end) {
     }
 }
 
+/* normed = rms_norm(hidden_states) */
 static void rms_norm(struct step *s, const float *weight) {
     s->norm_weight = weight;
     rows_for(s->model->exec, s->n_rows, 3 * (int64_t)s->model->config->hidden_size, norm_rows, s);
 }
 
-/* hidden_states += addend */
-static void add(struct step *s, const float *addend) {
+/* sum += addend: [n_rows, hidden] */
+static void add(struct step *s, float *sum, const float *addend) {
+    s->sum = sum;
     s->addend = addend;
     rows_for(s->model->exec, s->n_rows, 3 * (int64_t)s->model->config->hidden_size, add_rows, s);
 }
@@ -167,34 +170,37 @@ static void attention(struct step *s, const struct llama4_layer *layer) {
     gemm_run(exec, exec->gemm, &o, 1);
 }
 
-/* delta = down(silu(gate x) * up x); on MoE layers this is the shared expert, and the router's logits are computed
- * beside gate and up. */
-static void dense_feed_forward(struct step *s, const struct llama4_layer *layer, bool is_moe) {
-    const struct exec *exec = s->model->exec;
-    int64_t hidden = s->model->config->hidden_size, width = layer->gate_proj.n;
+/* delta = down(silu(gate x) * up x), plus the routed experts on MoE layers, where this is the shared expert.  The
+ * router's logits are computed beside gate and up.  Errors: L4_E_NOMEM. */
+static int feed_forward(struct step *s, const struct llama4_layer *layer, const struct llama4_probe *probe) {
+    struct llama4 *model = s->model;
+    const struct exec *exec = model->exec;
+    const struct experts *experts = &layer->experts;
+    bool is_moe = model->config->layers[s->layer].is_moe;
+    int64_t hidden = model->config->hidden_size, width = layer->gate_proj.n;
     struct gemm_task tasks[3] = {
         product(s, &layer->gate_proj, NULL, s->normed, hidden, s->gate_up, 2 * width),
         product(s, &layer->up_proj, NULL, s->normed, hidden, s->gate_up + width, 2 * width),
     };
     if (is_moe)
-        tasks[2] = product(s, &layer->router, NULL, s->normed, hidden, s->router_logits, layer->router.n);
+        tasks[2] = product(s, &layer->router, NULL, s->normed, hidden, s->router_logits, experts->num_experts);
     gemm_run(exec, exec->gemm, tasks, is_moe ? 3 : 2);
     rows_swiglu(exec, s->gate_up, s->n_rows, width);
     struct gemm_task down = product(s, &layer->down_proj, NULL, s->gate_up, 2 * width, s->delta, hidden);
     gemm_run(exec, exec->gemm, &down, 1);
-}
+    if (!is_moe)
+        return 0;
 
-/* routed = the experts that the router chose, each on its weight times the hidden state */
-static int routed_experts(struct step *s, const struct llama4_layer *layer, const struct llama4_probe *probe) {
-    struct llama4 *model = s->model;
-    const struct experts *experts = &layer->experts;
     router_top_k(s->router_logits, s->n_rows, experts->num_experts, experts->top_k, s->top_k_weights, s->top_k_index);
     if (probe && probe->router)
         probe->router(probe->user, s->layer, s->router_logits, s->top_k_index, s->top_k_weights, s->n_rows,
                       experts->num_experts, experts->top_k);
     arena_reset(&model->experts_arena);
-    return experts_forward(model->backend, experts, model->exec, &model->experts_arena, s->normed, s->top_k_index,
-                           s->top_k_weights, s->n_rows, s->routed);
+    if (experts_forward(model->backend, experts, exec, &model->experts_arena, s->normed, s->top_k_index,
+                        s->top_k_weights, s->n_rows, s->routed))
+        return L4_E_NOMEM;
+    add(s, s->delta, s->routed);
+    return 0;
 }
 
 /* ---- the whole network ----------------------------------------------------------------------------------------- */
@@ -283,22 +289,16 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
     probe_hidden_states(&s, probe, 0);
     for (s.layer = 0; s.layer < config->n_layers; s.layer++) {
         const struct llama4_layer *layer = &model->weights.layers[s.layer];
-        bool is_moe = config->layers[s.layer].is_moe;
-
         rms_norm(&s, layer->input_layernorm);
         attention(&s, layer);
-        add(&s, s.delta);
+        add(&s, s.hidden_states, s.delta);
         if (s.layer == config->n_layers - 1 && !probe)
             keep_logit_rows(&s, segments, n_segments);
 
         rms_norm(&s, layer->post_attention_layernorm);
-        dense_feed_forward(&s, layer, is_moe);
-        add(&s, s.delta);
-        if (is_moe) {
-            if (routed_experts(&s, layer, probe))
-                return l4_err_set(err, L4_E_NOMEM, "no memory for the experts of %lld tokens", (long long)s.n_rows);
-            add(&s, s.routed);
-        }
+        if (feed_forward(&s, layer, probe))
+            return l4_err_set(err, L4_E_NOMEM, "no memory for the experts of %lld tokens", (long long)s.n_rows);
+        add(&s, s.hidden_states, s.delta);
         probe_hidden_states(&s, probe, s.layer + 1);
     }
     keep_logit_rows(&s, segments, n_segments);
