@@ -187,7 +187,8 @@ static void read_text_config(struct json_object *text, struct model_config *conf
     int32_t default_bos = config->vocab_size > 1 && !is_null(text, "bos_token_id") ? 1 : -1;
     config->bos_id = read_i32(text, "bos_token_id", default_bos, 0, config->vocab_size - 1);
     read_ids(text, "eos_token_id", config->vocab_size, config->eos_ids, &config->n_eos_ids);
-    if (json_get(text, "eos_token_id") == NULL && !is_null(text, "eos_token_id") && config->vocab_size > 2)
+    if (text->rc == 0 && json_get(text, "eos_token_id") == NULL && !is_null(text, "eos_token_id") &&
+        config->vocab_size > 2)
         config->eos_ids[config->n_eos_ids++] = 2;
     if (text->rc == 0) { /* the lists need a number of layers that is known to be sane */
         read_moe_layers(text, config);

@@ -76,8 +76,10 @@ static int read_entry(const struct safetensors *file, const cJSON *member, uint6
     const char *name = entry->name;
     struct json_object object;
     json_object_init(&object, member, json_show_text(shown_name, name), "", err);
-    if (object.rc != 0)
-        return l4_err_context(err, "%s", file->path);
+    if (object.rc != 0) {
+        l4_err_context(err, "%s", file->path);
+        return object.rc;
+    }
 
     const cJSON *dtype = json_get(&object, "dtype");
     if (!cJSON_IsString(dtype) || find_dtype(dtype->valuestring, &entry->tensor.type) != 0)

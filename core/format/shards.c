@@ -48,6 +48,9 @@ static char *join(const char *dir, const char *name) {
 
 /* A shard lies in the directory itself: an index that names anything else is not followed. */
 static bool is_plain_name(const char *name) {
+    for (const char *c = name; *c != '\0'; c++)
+        if ((unsigned char)*c < ' ') /* it would break the line of a message */
+            return false;
     return name[0] != '\0' && strchr(name, '/') == NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 

@@ -62,8 +62,11 @@ __attribute__((no_sanitize("address", "undefined", "thread"))) static bool fails
     return true;
 }
 
-/* Visible, or shared libraries would go on using the C library's. */
+/* Visible, or shared libraries would go on using the C library's.  Not under a sanitizer, which allocates through
+ * shared libraries before its interceptors are there. */
+#ifndef SANITIZED
 #pragma GCC visibility push(default)
+#endif
 
 void *malloc(size_t n_bytes) {
     return fails(__builtin_return_address(0)) ? NULL : REAL(malloc)(n_bytes);
@@ -89,4 +92,6 @@ int posix_memalign(void **out, size_t alignment, size_t n_bytes) {
     return 0;
 }
 
+#ifndef SANITIZED
 #pragma GCC visibility pop
+#endif

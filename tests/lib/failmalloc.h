@@ -5,8 +5,8 @@
  *
  * The definitions take the place of the C library's by ordinary symbol resolution; a test program gets them by calling
  * anything below and needs no linker flag.  Under a sanitizer they hand on to its interceptors, so leaks and overruns
- * are seen as ever (gcc's; clang's address sanitizer allocates before it is ready for this).  Only the thread that
- * armed it is affected, and no other thread while it is.
+ * are seen as ever, and stand in for the program's own objects only (gcc's; clang's address sanitizer allocates before
+ * it is ready for this).  Only the thread that armed it is affected, and no other thread while it is.
  *
  * Use: FAILMALLOC_EACH runs a body for n = 1, 2, ... with the n-th allocation failing, until a run needs fewer than n:
  *
