@@ -224,12 +224,14 @@ static void test_checks_can_fail(const struct kernels *kernels) {
                   !gemm_is_invariant(broken_order, DT_F32, layout, 9, 33, 100, false),
               "%s %s: a kernel whose order of sums changes with the rows was let through", kernels->name,
               LAYOUTS[layout]);
-        check(!gemm_is_right(broken_tail, DT_F32, layout, 3, 20, 50),
-              "%s %s: a kernel that forgets an input was let through", kernels->name, LAYOUTS[layout]);
-        bool caught = false;
-        for (int i = 0; i < 50; i++)
-            caught = caught || !gemm_is_right(broken_edge, DT_F32, layout, 3, 20, 50);
-        check(caught, "%s %s: a kernel that writes beyond its columns was let through", kernels->name, LAYOUTS[layout]);
+        bool tail_caught = false, edge_caught = false;
+        for (int i = 0; i < 50; i++) { /* now and then there is no column to compute, or none beyond */
+            tail_caught = tail_caught || !gemm_is_right(broken_tail, DT_F32, layout, 3, 20, 50);
+            edge_caught = edge_caught || !gemm_is_right(broken_edge, DT_F32, layout, 3, 20, 50);
+        }
+        check(tail_caught, "%s %s: a kernel that forgets an input was let through", kernels->name, LAYOUTS[layout]);
+        check(edge_caught, "%s %s: a kernel that writes beyond its columns was let through", kernels->name,
+              LAYOUTS[layout]);
     }
 }
 
