@@ -17,19 +17,27 @@
 #if defined(VEC_WIDTH)
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-/* Register tiles.  [out, in]: DOT_ROWS x DOT_COLUMNS vectors of sums.  [in, out]: AXPY_ROWS x (AXPY_VECTORS *
- * VEC_WIDTH) sums.  Sums, one column's vectors and one operand fill the registers: 16 with AVX2, else 32. */
-#if VEC_WIDTH == 8
-enum { DOT_ROWS = 3, AXPY_ROWS = 6, AXPY_VECTORS = 2 };
+/* Before loops over a register tile: unrolled early, or the tile stays in memory. */
+#if defined(__clang__)
+#define UNROLL      _Pragma("clang loop unroll(full)")
+#define UNROLL_TILE UNROLL
 #else
-enum { DOT_ROWS = 6, AXPY_ROWS = 6, AXPY_VECTORS = 4 };
+#define UNROLL      _Pragma("GCC unroll 8")
+#define UNROLL_TILE _Pragma("GCC unroll 24")
 #endif
-enum { DOT_COLUMNS = 4, AXPY_COLUMNS = AXPY_VECTORS * VEC_WIDTH };
+
+/* A register tile is TILE_ROWS x TILE_VECTORS vectors of sums; with those of one operand and one of the other it fills
+ * the registers, 16 with AVX2, else 32. */
+#if VEC_WIDTH == 8
+enum { TILE_VECTORS = 2 };
+#else
+enum { TILE_VECTORS = 4 };
+#endif
+enum { TILE_ROWS = 6, DOT_COLUMNS = TILE_VECTORS, AXPY_COLUMNS = TILE_VECTORS * VEC_WIDTH };
 
 /* Blocks. */
 enum {
-    DOT_BLOCK_ROWS = 96,
+    DOT_BLOCK_ROWS = 48,
     DOT_BLOCK_COLUMNS = 64,
     DOT_BLOCK_K = 512,
     AXPY_BLOCK_COLUMNS = 256,
@@ -38,6 +46,7 @@ enum {
     AXPY_NARROW_COLUMNS = 128,  /* up to here a few rows' sums stay in registers for all of K */
     AXPY_STREAM_K = 8,          /* rows of weights read side by side */
     AXPY_STREAM_COLUMNS = 4096, /* of y, all rows together: stays in the first-level cache */
+    FETCH_STEPS = 16,           /* of K between two looks at what to fetch ahead */
     WIDTH = VEC_WIDTH
 };
 _Static_assert((DOT_BLOCK_ROWS * DOT_BLOCK_COLUMNS * WIDTH + (DOT_BLOCK_ROWS + DOT_BLOCK_COLUMNS) * DOT_BLOCK_K) * 4 <=
@@ -50,14 +59,55 @@ ALWAYS_INLINE int64_t min_i64(int64_t a, int64_t b) {
 }
 
 /* ---- weights ---- */
+ALWAYS_INLINE int64_t weight_bytes(enum dtype type) {
+    return type == DT_F32 ? 4 : 2;
+}
 ALWAYS_INLINE const void *weight_at(enum dtype type, const void *data, int64_t i) {
-    return (const char *)data + i * (type == DT_F32 ? 4 : 2);
+    return (const char *)data + i * weight_bytes(type);
 }
 ALWAYS_INLINE vf weight_load(enum dtype type, const void *p) {
     return type == DT_F32 ? vf_load(p) : type == DT_F16 ? vf_load_f16(p) : vf_load_bf16(p);
 }
 ALWAYS_INLINE vf weight_load_n(enum dtype type, const void *p, int n) {
     return type == DT_F32 ? vf_load_n(p, n) : type == DT_F16 ? vf_load_f16_n(p, n) : vf_load_bf16_n(p, n);
+}
+
+/* ---- the next block's operands, fetched into the second-level cache while this block is computed ---- */
+enum { FETCH_LINE_BYTES = 64, FETCH_PIECE_BYTES = 16 * FETCH_LINE_BYTES };
+struct ahead {
+    const char *row;
+    int64_t row_bytes, stride_bytes; /* of each row, and from one to the next */
+    int64_t rows;                    /* left */
+    int64_t at;
+};
+
+ALWAYS_INLINE void fetch_piece(struct ahead *ahead) {
+    if (ahead->rows <= 0)
+        return;
+    const char *from = ahead->row + ahead->at;
+    const int64_t bytes = min_i64(ahead->row_bytes - ahead->at, FETCH_PIECE_BYTES);
+    for (int64_t b = 0; b < bytes; b += FETCH_LINE_BYTES)
+        __builtin_prefetch(from + b, 0, 2);
+    ahead->at += FETCH_PIECE_BYTES;
+    if (ahead->at >= ahead->row_bytes) {
+        ahead->at = 0;
+        ahead->row += ahead->stride_bytes;
+        ahead->rows--;
+    }
+}
+
+/* Both operands of a block, and how many pieces are due at each step of the work. */
+struct fetch {
+    struct ahead w, x;
+    int w_pieces;
+};
+ALWAYS_INLINE void fetch_step(struct fetch *fetch) {
+    for (int i = 0; i < fetch->w_pieces; i++)
+        fetch_piece(&fetch->w);
+    fetch_piece(&fetch->x);
+}
+ALWAYS_INLINE int64_t fetch_pieces(const struct ahead *ahead) {
+    return ahead->rows * ((ahead->row_bytes + FETCH_PIECE_BYTES - 1) / FETCH_PIECE_BYTES);
 }
 
 /* Rows cut into ceil(rows / most) tiles of nearly equal height: first those one higher. */
@@ -73,65 +123,85 @@ ALWAYS_INLINE struct row_tiles row_tiles(int64_t rows, int64_t most) {
 
 /* ---- [out, in] ---- */
 
+/* Fewer rows than a tile has leave registers for more columns. */
+enum { DOT_MAX_COLUMNS = 8 };
+ALWAYS_INLINE int dot_direct_columns(int rows) {
+    const int most = TILE_ROWS * TILE_VECTORS / rows;
+    return most >= 8 ? 8 : most >= 4 ? 4 : 2;
+}
+
 /* Weight rows of one group of columns: groups at the edge repeat the last one, and throw its results away. */
-ALWAYS_INLINE void group_rows(enum dtype type, const struct matrix *w, int64_t j, int64_t n_end, int64_t k,
-                              const void *rows[DOT_COLUMNS]) {
-    for (int c = 0; c < DOT_COLUMNS; c++)
+ALWAYS_INLINE void group_rows(const int columns, enum dtype type, const struct matrix *w, int64_t j, int64_t n_end,
+                              int64_t k, const void *rows[]) {
+    for (int c = 0; c < columns; c++)
         rows[c] = weight_at(type, w->data, min_i64(j + c, n_end - 1) * w->stride + k);
 }
 
-ALWAYS_INLINE void dot_step(const int rows, vf acc[DOT_ROWS][DOT_COLUMNS], const vf x[DOT_ROWS],
-                            const vf w[DOT_COLUMNS]) {
-    for (int c = 0; c < DOT_COLUMNS; c++)
-        for (int r = 0; r < rows; r++)
-            acc[r][c] = vf_fma(x[r], w[c], acc[r][c]);
+ALWAYS_INLINE void dot_step(const int rows, const int columns, vf acc[][DOT_MAX_COLUMNS], const vf x[], const vf w[]) {
+    UNROLL
+    for (int c = 0; c < columns; c++)
+        UNROLL
+    for (int r = 0; r < rows; r++)
+        acc[r][c] = vf_fma(x[r], w[c], acc[r][c]);
 }
 
-/* y[r][0..columns-1] = sums (+ y) */
-ALWAYS_INLINE void dot_finish(const int rows, vf acc[DOT_ROWS][DOT_COLUMNS], float *y, int64_t ldy, int64_t columns,
-                              bool accumulate) {
-    for (int r = 0; r < rows; r++) {
-        float sums[DOT_COLUMNS];
-        vf_sum4(acc[r][0], acc[r][1], acc[r][2], acc[r][3], sums);
-        for (int64_t c = 0; c < columns; c++)
-            y[r * ldy + c] = accumulate ? sums[c] + y[r * ldy + c] : sums[c];
+/* y[r][0..n-1] = sums (+ y) */
+ALWAYS_INLINE void dot_finish(const int rows, const int columns, vf acc[][DOT_MAX_COLUMNS], float *y, int64_t ldy,
+                              int64_t n, bool accumulate) {
+    float sums[TILE_ROWS * DOT_MAX_COLUMNS];
+    const int total = rows * columns;
+    UNROLL_TILE
+    for (int i = 0; i < total; i += 4) {
+        const int i1 = i + 1 < total ? i + 1 : i, i2 = i + 2 < total ? i + 2 : i, i3 = i + 3 < total ? i + 3 : i1;
+        vf_sum4(acc[i / columns][i % columns], acc[i1 / columns][i1 % columns], acc[i2 / columns][i2 % columns],
+                acc[i3 / columns][i3 % columns], sums + i);
     }
+    for (int r = 0; r < rows; r++)
+        for (int64_t c = 0; c < n; c++)
+            y[r * ldy + c] = accumulate ? sums[r * columns + c] + y[r * ldy + c] : sums[r * columns + c];
 }
 
 ALWAYS_INLINE void dot_direct(const int rows, enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end,
                               const float *x, int64_t ldx, float *y, int64_t ldy, bool accumulate) {
+    const int columns = dot_direct_columns(rows);
     const int64_t whole = w->k / WIDTH * WIDTH;
     const int tail = (int)(w->k - whole);
-    for (int64_t j = n_begin; j < n_end; j += DOT_COLUMNS) {
-        const void *w_rows[DOT_COLUMNS], *next_rows[DOT_COLUMNS];
-        vf acc[DOT_ROWS][DOT_COLUMNS], xs[DOT_ROWS], ws[DOT_COLUMNS];
-        group_rows(type, w, j, n_end, 0, w_rows);
-        group_rows(type, w, j + DOT_COLUMNS, n_end, 0, next_rows);
+    for (int64_t j = n_begin; j < n_end; j += columns) {
+        const void *w_rows[DOT_MAX_COLUMNS], *next_rows[DOT_MAX_COLUMNS];
+        vf acc[TILE_ROWS][DOT_MAX_COLUMNS], xs[TILE_ROWS], ws[DOT_MAX_COLUMNS];
+        group_rows(columns, type, w, j, n_end, 0, w_rows);
+        group_rows(columns, type, w, j + columns, n_end, 0, next_rows);
+        UNROLL
         for (int r = 0; r < rows; r++)
-            for (int c = 0; c < DOT_COLUMNS; c++)
-                acc[r][c] = vf_zero();
+            UNROLL
+        for (int c = 0; c < columns; c++)
+            acc[r][c] = vf_zero();
         for (int64_t k = 0; k < whole; k += WIDTH) {
+            UNROLL
             for (int r = 0; r < rows; r++)
                 xs[r] = vf_load(x + r * ldx + k);
-            for (int c = 0; c < DOT_COLUMNS; c++) {
+            UNROLL
+            for (int c = 0; c < columns; c++) {
                 __builtin_prefetch(weight_at(type, next_rows[c], k), 0, 2);
                 ws[c] = weight_load(type, weight_at(type, w_rows[c], k));
             }
-            dot_step(rows, acc, xs, ws);
+            dot_step(rows, columns, acc, xs, ws);
         }
         if (tail) {
+            UNROLL
             for (int r = 0; r < rows; r++)
                 xs[r] = vf_load_n(x + r * ldx + whole, tail);
-            for (int c = 0; c < DOT_COLUMNS; c++)
+            UNROLL
+            for (int c = 0; c < columns; c++)
                 ws[c] = weight_load_n(type, weight_at(type, w_rows[c], whole), tail);
-            dot_step(rows, acc, xs, ws);
+            dot_step(rows, columns, acc, xs, ws);
         }
-        dot_finish(rows, acc, y + j, ldy, min_i64(n_end - j, DOT_COLUMNS), accumulate);
+        dot_finish(rows, columns, acc, y + j, ldy, min_i64(n_end - j, columns), accumulate);
     }
 }
 
-/* [k/WIDTH][4][WIDTH] of one group of columns */
-ALWAYS_INLINE void dot_pack_w(enum dtype type, const void *const rows[DOT_COLUMNS], int64_t k, float *packed) {
+/* [k/WIDTH][DOT_COLUMNS][WIDTH] of one group of columns */
+ALWAYS_INLINE void dot_pack_w(enum dtype type, const void *const rows[], int64_t k, float *packed) {
     const int64_t whole = k / WIDTH * WIDTH;
     for (int64_t at = 0; at < whole; at += WIDTH)
         for (int c = 0; c < DOT_COLUMNS; c++, packed += WIDTH)
@@ -150,77 +220,118 @@ static void dot_pack_x(const float *x, int64_t ldx, int64_t rows, int64_t k, flo
         vf_store(packed, vf_load_n(x + r * ldx + whole, (int)(k - whole)));
 }
 
-/* Where a tile's sums stand before and after a block of K. */
-struct dot_state {
-    float *sums; /* [DOT_ROWS][DOT_COLUMNS][WIDTH] */
+/* One tile of rows by all columns of a block, for one block of K. */
+struct dot_strip {
+    const float *x, *w; /* packed */
+    int64_t columns, k;
+    float *sums; /* [column groups][rows][DOT_COLUMNS][WIDTH]: where the sums stand between two blocks of K */
     bool first, last;
     float *y;
-    int64_t ldy, columns;
+    int64_t ldy;
     bool accumulate;
+    struct fetch *fetch;
 };
 
-ALWAYS_INLINE void dot_tile(const int rows, const float *x, const float *w, int64_t steps,
-                            const struct dot_state *state) {
-    vf acc[DOT_ROWS][DOT_COLUMNS], xs[DOT_ROWS], ws[DOT_COLUMNS];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < DOT_COLUMNS; c++)
-            acc[r][c] = state->first ? vf_zero() : vf_load(state->sums + (r * DOT_COLUMNS + c) * WIDTH);
-    for (int64_t s = 0; s < steps; s++, x += rows * WIDTH, w += DOT_COLUMNS * WIDTH) {
+ALWAYS_INLINE void dot_strip(const int rows, const struct dot_strip *s) {
+    const int64_t steps = (s->k + WIDTH - 1) / WIDTH;
+    const float *w = s->w;
+    float *sums = s->sums;
+    for (int64_t j = 0; j < s->columns; j += DOT_COLUMNS, sums += rows * DOT_COLUMNS * WIDTH) {
+        const float *x = s->x;
+        vf acc[TILE_ROWS][DOT_MAX_COLUMNS];
+        UNROLL
         for (int r = 0; r < rows; r++)
-            xs[r] = vf_load(x + r * WIDTH);
+            UNROLL
         for (int c = 0; c < DOT_COLUMNS; c++)
-            ws[c] = vf_load(w + c * WIDTH);
-        dot_step(rows, acc, xs, ws);
-    }
-    if (state->last) {
-        dot_finish(rows, acc, state->y, state->ldy, state->columns, state->accumulate);
-        return;
-    }
-    for (int r = 0; r < rows; r++)
+            acc[r][c] = s->first ? vf_zero() : vf_load(sums + (r * DOT_COLUMNS + c) * WIDTH);
+        for (int64_t left = steps; left > 0; left -= FETCH_STEPS) {
+            fetch_step(s->fetch);
+            for (int64_t i = min_i64(left, FETCH_STEPS); i > 0; i--, x += rows * WIDTH, w += DOT_COLUMNS * WIDTH) {
+                vf xs[TILE_ROWS], ws[DOT_COLUMNS];
+                UNROLL
+                for (int r = 0; r < rows; r++)
+                    xs[r] = vf_load(x + r * WIDTH);
+                UNROLL
+                for (int c = 0; c < DOT_COLUMNS; c++)
+                    ws[c] = vf_load(w + c * WIDTH);
+                dot_step(rows, DOT_COLUMNS, acc, xs, ws);
+            }
+        }
+        if (s->last) {
+            dot_finish(rows, DOT_COLUMNS, acc, s->y + j, s->ldy, min_i64(s->columns - j, DOT_COLUMNS), s->accumulate);
+            continue;
+        }
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            UNROLL
         for (int c = 0; c < DOT_COLUMNS; c++)
-            vf_store(state->sums + (r * DOT_COLUMNS + c) * WIDTH, acc[r][c]);
+            vf_store(sums + (r * DOT_COLUMNS + c) * WIDTH, acc[r][c]);
+    }
 }
 
 /* One copy for each height: the sums must sit in registers. */
 #define FOR_EACH_HEIGHT(X) X(1) X(2) X(3) X(4) X(5) X(6)
 
-static void dot_tile_of_height(int64_t rows, const float *x, const float *w, int64_t steps,
-                               const struct dot_state *state) {
+static void dot_strip_of_height(int64_t rows, const struct dot_strip *strip) {
     switch (rows) {
 #define X(n)                                                                                                           \
     case n:                                                                                                            \
-        if (n <= DOT_ROWS)                                                                                             \
-            dot_tile(n <= DOT_ROWS ? n : 1, x, w, steps, state);                                                       \
+        dot_strip(n, strip);                                                                                           \
         break;
         FOR_EACH_HEIGHT(X)
 #undef X
     }
 }
 
-/* A block of rows by a block of columns, all of K. */
-ALWAYS_INLINE void dot_block(enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end, const float *x,
-                             int64_t ldx, int64_t m, float *y, int64_t ldy, bool accumulate, float *scratch) {
+/* What follows the block of K that starts at k: the next one, or the first one of the next columns. */
+ALWAYS_INLINE struct fetch dot_next_block(enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end,
+                                          int64_t n_limit, const float *x, int64_t ldx, int64_t m, int64_t k) {
+    const bool same_columns = k + DOT_BLOCK_K < w->k;
+    const int64_t first = same_columns ? n_begin : n_end;
+    const int64_t columns = same_columns ? n_end - n_begin : min_i64(n_limit - n_end, DOT_BLOCK_COLUMNS);
+    const int64_t from = same_columns ? k + DOT_BLOCK_K : 0, depth = min_i64(w->k - from, DOT_BLOCK_K);
+    return (struct fetch){
+        .w = {weight_at(type, w->data, first * w->stride + from), depth * weight_bytes(type),
+              w->stride * weight_bytes(type), columns, 0},
+        .x = {(const char *)(x + from), depth * (int64_t)sizeof *x, ldx * (int64_t)sizeof *x, columns > 0 ? m : 0, 0}};
+}
+
+/* A block of rows by a block of columns, all of K.  n_limit: where the columns of the whole call end. */
+ALWAYS_INLINE void dot_block(enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end, int64_t n_limit,
+                             const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy, bool accumulate,
+                             float *scratch) {
     float *const sums = scratch;
     float *const x_packed = sums + DOT_BLOCK_ROWS * DOT_BLOCK_COLUMNS * WIDTH;
     float *const w_packed = x_packed + DOT_BLOCK_ROWS * DOT_BLOCK_K;
-    const struct row_tiles tiles = row_tiles(m, DOT_ROWS);
+    const struct row_tiles tiles = row_tiles(m, TILE_ROWS);
     for (int64_t k = 0; k < w->k; k += DOT_BLOCK_K) {
         const int64_t depth = min_i64(w->k - k, DOT_BLOCK_K), steps = (depth + WIDTH - 1) / WIDTH;
         for (int64_t j = n_begin; j < n_end; j += DOT_COLUMNS) {
             const void *rows[DOT_COLUMNS];
-            group_rows(type, w, j, n_end, k, rows);
+            group_rows(DOT_COLUMNS, type, w, j, n_end, k, rows);
             dot_pack_w(type, rows, depth, w_packed + (j - n_begin) * steps * WIDTH);
         }
-        struct dot_state state = {
-            .sums = sums, .first = k == 0, .last = k + depth == w->k, .ldy = ldy, .accumulate = accumulate};
+        struct fetch fetch = dot_next_block(type, w, n_begin, n_end, n_limit, x, ldx, m, k);
+        const int64_t fetch_steps =
+            tiles.n * ((n_end - n_begin + DOT_COLUMNS - 1) / DOT_COLUMNS) * ((steps + FETCH_STEPS - 1) / FETCH_STEPS);
+        fetch.w_pieces = (int)((fetch_pieces(&fetch.w) + fetch_steps - 1) / fetch_steps);
+        struct dot_strip strip = {.x = x_packed,
+                                  .w = w_packed,
+                                  .columns = n_end - n_begin,
+                                  .k = depth,
+                                  .sums = sums,
+                                  .first = k == 0,
+                                  .last = k + depth == w->k,
+                                  .y = y + n_begin,
+                                  .ldy = ldy,
+                                  .accumulate = accumulate,
+                                  .fetch = &fetch};
         for (int64_t tile = 0, row = 0; tile < tiles.n; tile++) {
             const int64_t height = tiles.height + (tile < tiles.higher);
             dot_pack_x(x + row * ldx + k, ldx, height, depth, x_packed);
-            for (int64_t j = n_begin; j < n_end; j += DOT_COLUMNS, state.sums += DOT_ROWS * DOT_COLUMNS * WIDTH) {
-                state.y = y + row * ldy + j;
-                state.columns = min_i64(n_end - j, DOT_COLUMNS);
-                dot_tile_of_height(height, x_packed, w_packed + (j - n_begin) * steps * WIDTH, steps, &state);
-            }
+            dot_strip_of_height(height, &strip);
+            strip.y += height * ldy;
+            strip.sums += height * DOT_BLOCK_COLUMNS * WIDTH;
             row += height;
         }
     }
@@ -231,11 +342,8 @@ ALWAYS_INLINE void gemm_dot(enum dtype type, const struct matrix *w, int64_t n_b
     switch (w->k > 0 ? m : 0) {
 #define X(n)                                                                                                           \
     case n:                                                                                                            \
-        if (n <= DOT_ROWS) {                                                                                           \
-            dot_direct(n <= DOT_ROWS ? n : 1, type, w, n_begin, n_end, x, ldx, y, ldy, accumulate);                    \
-            return;                                                                                                    \
-        }                                                                                                              \
-        break;
+        dot_direct(n, type, w, n_begin, n_end, x, ldx, y, ldy, accumulate);                                            \
+        return;
         FOR_EACH_HEIGHT(X)
 #undef X
     case 0:
@@ -245,7 +353,7 @@ ALWAYS_INLINE void gemm_dot(enum dtype type, const struct matrix *w, int64_t n_b
     }
     for (int64_t i = 0; i < m; i += DOT_BLOCK_ROWS)
         for (int64_t j = n_begin; j < n_end; j += DOT_BLOCK_COLUMNS)
-            dot_block(type, w, j, min_i64(j + DOT_BLOCK_COLUMNS, n_end), x + i * ldx, ldx,
+            dot_block(type, w, j, min_i64(j + DOT_BLOCK_COLUMNS, n_end), n_end, x + i * ldx, ldx,
                       min_i64(m - i, DOT_BLOCK_ROWS), y + i * ldy, ldy, accumulate, scratch);
 }
 
@@ -254,15 +362,18 @@ ALWAYS_INLINE void gemm_dot(enum dtype type, const struct matrix *w, int64_t n_b
 /* y[r][0..n-1] += sum over u < depth of x[r][u] * w[u][0..n-1], for one vector of columns */
 ALWAYS_INLINE void axpy_vector(const int rows, const int depth, enum dtype type, const void *w, int64_t stride,
                                const float *x, int64_t ldx, float *y, int64_t ldy, int n) {
-    vf acc[AXPY_ROWS];
+    vf acc[TILE_ROWS];
+    UNROLL
     for (int r = 0; r < rows; r++)
         acc[r] = n == WIDTH ? vf_load(y + r * ldy) : vf_load_n(y + r * ldy, n);
     for (int u = 0; u < depth; u++) {
         const void *at = weight_at(type, w, u * stride);
         const vf weights = n == WIDTH ? weight_load(type, at) : weight_load_n(type, at, n);
+        UNROLL
         for (int r = 0; r < rows; r++)
             acc[r] = vf_fma(vf_set1(x[r * ldx + u]), weights, acc[r]);
     }
+    UNROLL
     for (int r = 0; r < rows; r++) {
         if (n == WIDTH)
             vf_store(y + r * ldy, acc[r]);
@@ -364,51 +475,77 @@ ALWAYS_INLINE void edge_store(float *p, vf a, int64_t n) {
 }
 
 ALWAYS_INLINE void axpy_tile(const int rows, const float *w, int64_t k, const float *x, int64_t ldx, float *y,
-                             int64_t ldy, int64_t columns) {
-    vf acc[AXPY_ROWS][AXPY_VECTORS];
+                             int64_t ldy, int64_t columns, struct fetch *fetch) {
+    vf acc[TILE_ROWS][TILE_VECTORS];
+    UNROLL
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < AXPY_VECTORS; v++)
-            acc[r][v] = edge_load(y + r * ldy + v * WIDTH, columns - v * WIDTH);
-    for (int64_t at = 0; at < k; at++, w += AXPY_COLUMNS) {
-        vf ws[AXPY_VECTORS];
-        for (int v = 0; v < AXPY_VECTORS; v++)
-            ws[v] = vf_load(w + v * WIDTH);
-        for (int r = 0; r < rows; r++) {
-            const vf xs = vf_set1(x[r * ldx + at]);
-            for (int v = 0; v < AXPY_VECTORS; v++)
-                acc[r][v] = vf_fma(xs, ws[v], acc[r][v]);
+        UNROLL
+    for (int v = 0; v < TILE_VECTORS; v++)
+        acc[r][v] = edge_load(y + r * ldy + v * WIDTH, columns - v * WIDTH);
+    for (int64_t left = k; left > 0; left -= FETCH_STEPS) {
+        fetch_step(fetch);
+        for (int64_t s = min_i64(left, FETCH_STEPS); s > 0; s--, w += AXPY_COLUMNS, x++) {
+            vf ws[TILE_VECTORS];
+            UNROLL
+            for (int v = 0; v < TILE_VECTORS; v++)
+                ws[v] = vf_load(w + v * WIDTH);
+            UNROLL
+            for (int r = 0; r < rows; r++) {
+                const vf xs = vf_set1(x[r * ldx]);
+                UNROLL
+                for (int v = 0; v < TILE_VECTORS; v++)
+                    acc[r][v] = vf_fma(xs, ws[v], acc[r][v]);
+            }
         }
     }
+    UNROLL
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < AXPY_VECTORS; v++)
-            edge_store(y + r * ldy + v * WIDTH, acc[r][v], columns - v * WIDTH);
+        UNROLL
+    for (int v = 0; v < TILE_VECTORS; v++)
+        edge_store(y + r * ldy + v * WIDTH, acc[r][v], columns - v * WIDTH);
 }
 
 static void axpy_tile_of_height(int64_t rows, const float *w, int64_t k, const float *x, int64_t ldx, float *y,
-                                int64_t ldy, int64_t columns) {
+                                int64_t ldy, int64_t columns, struct fetch *fetch) {
     switch (rows) {
 #define X(n)                                                                                                           \
     case n:                                                                                                            \
-        axpy_tile(n, w, k, x, ldx, y, ldy, columns);                                                                   \
+        axpy_tile(n, w, k, x, ldx, y, ldy, columns, fetch);                                                            \
         break;
         FOR_EACH_HEIGHT(X)
 #undef X
     }
 }
 
-ALWAYS_INLINE void axpy_block(enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end, const float *x,
-                              int64_t ldx, int64_t m, float *y, int64_t ldy, float *w_packed) {
-    const struct row_tiles tiles = row_tiles(m, AXPY_ROWS);
+ALWAYS_INLINE struct fetch axpy_next_block(enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end,
+                                           int64_t n_limit, const float *x, int64_t ldx, int64_t m, int64_t k) {
+    const bool same_columns = k + AXPY_BLOCK_K < w->k;
+    const int64_t first = same_columns ? n_begin : n_end;
+    const int64_t columns = same_columns ? n_end - n_begin : min_i64(n_limit - n_end, AXPY_BLOCK_COLUMNS);
+    const int64_t from = same_columns ? k + AXPY_BLOCK_K : 0, depth = min_i64(w->k - from, AXPY_BLOCK_K);
+    return (struct fetch){
+        .w = {weight_at(type, w->data, from * w->stride + first), columns * weight_bytes(type),
+              w->stride * weight_bytes(type), columns > 0 ? depth : 0, 0},
+        .x = {(const char *)(x + from), depth * (int64_t)sizeof *x, ldx * (int64_t)sizeof *x, columns > 0 ? m : 0, 0}};
+}
+
+ALWAYS_INLINE void axpy_block(enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end, int64_t n_limit,
+                              const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy, float *w_packed) {
+    const struct row_tiles tiles = row_tiles(m, TILE_ROWS);
     for (int64_t k = 0; k < w->k; k += AXPY_BLOCK_K) {
         const int64_t depth = min_i64(w->k - k, AXPY_BLOCK_K);
         for (int64_t j = n_begin; j < n_end; j += AXPY_COLUMNS)
             axpy_pack_w(type, weight_at(type, w->data, k * w->stride + j), w->stride, depth,
                         min_i64(n_end - j, AXPY_COLUMNS), w_packed + (j - n_begin) * depth);
+        struct fetch fetch = axpy_next_block(type, w, n_begin, n_end, n_limit, x, ldx, m, k);
+        const int64_t fetch_steps =
+            tiles.n * ((n_end - n_begin + AXPY_COLUMNS - 1) / AXPY_COLUMNS) * ((depth + FETCH_STEPS - 1) / FETCH_STEPS);
+        fetch.w_pieces = (int)((fetch_pieces(&fetch.w) + fetch_steps - 1) / fetch_steps);
         for (int64_t tile = 0, row = 0; tile < tiles.n; tile++) {
             const int64_t height = tiles.height + (tile < tiles.higher);
             for (int64_t j = n_begin; j < n_end; j += AXPY_COLUMNS)
                 axpy_tile_of_height(height, w_packed + (j - n_begin) * depth, depth, x + row * ldx + k, ldx,
-                                    y + row * ldy + j, ldy, min_i64(n_end - j, AXPY_COLUMNS));
+                                    y + row * ldy + j, ldy, min_i64(n_end - j, AXPY_COLUMNS), &fetch);
             row += height;
         }
     }
@@ -432,7 +569,7 @@ ALWAYS_INLINE void gemm_axpy(enum dtype type, const struct matrix *w, int64_t n_
     }
     for (int64_t i = 0; i < m; i += AXPY_BLOCK_ROWS)
         for (int64_t j = n_begin; j < n_end; j += AXPY_BLOCK_COLUMNS)
-            axpy_block(type, w, j, min_i64(j + AXPY_BLOCK_COLUMNS, n_end), x + i * ldx, ldx,
+            axpy_block(type, w, j, min_i64(j + AXPY_BLOCK_COLUMNS, n_end), n_end, x + i * ldx, ldx,
                        min_i64(m - i, AXPY_BLOCK_ROWS), y + i * ldy, ldy, scratch);
 }
 

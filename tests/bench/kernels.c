@@ -18,13 +18,13 @@ static struct {
     int threads, rounds;
     int64_t rows, n, k;
     const char *type, *layout;
-    bool all; /* slow candidates too */
+    bool all, cpu;
 } options = {.rounds = 7};
 
 static double now_s(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+    clock_gettime(options.cpu ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return ((double)t.tv_sec + (double)t.tv_nsec * 1e-9) / (options.cpu ? options.threads : 1);
 }
 
 static int compare(const void *a, const void *b) {
@@ -159,6 +159,10 @@ static bool parse(int argc, char **argv) {
             options.all = true;
             continue;
         }
+        if (strcmp(name, "--cpu") == 0) {
+            options.cpu = true;
+            continue;
+        }
         if (++i == argc)
             return false;
         const int64_t value = strtoll(argv[i], NULL, 10);
@@ -187,11 +191,12 @@ int main(int argc, char **argv) {
     struct pool *pool;
     if (!parse(argc, argv)) {
         fprintf(stderr, "usage: kernels [--threads N] [--rounds N] [--rows N] [--n N] [--k N] [--type NAME] "
-                        "[--layout NAME] [--all]\n");
+                        "[--layout NAME] [--all] [--cpu]\n");
         return 2;
     }
-    if (pool_open(&pool, options.threads > 0 ? options.threads : cpu_threads_auto(), GEMM_SCRATCH_BYTES, &err) !=
-        L4_OK) {
+    if (options.threads < 1)
+        options.threads = cpu_threads_auto();
+    if (pool_open(&pool, options.threads, GEMM_SCRATCH_BYTES, &err) != L4_OK) {
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }
@@ -207,18 +212,18 @@ int main(int argc, char **argv) {
     for (int64_t i = 0; i < most_m * most_k; i++)
         x[i] = (float)(i * 7919 % 1024) / 1024 - 0.5f;
 
-    printf("GFLOP/s, m x n x k, %d threads, medians of %d; memory reads %.1f GB/s\n", pool_n_threads(pool),
-           options.rounds, read_bandwidth(pool, weights, options.rounds));
+    printf("GFLOP/s by %s, m x n x k, %d threads, medians of %d; memory reads %.1f GB/s\n",
+           options.cpu ? "processor time" : "time", pool_n_threads(pool), options.rounds,
+           read_bandwidth(pool, weights, options.rounds));
     for (int type = 0; type < DT_N_WEIGHT_TYPES; type++) {
         if (options.type ? strcmp(options.type, TYPES[type]) != 0 : type == DT_F16 && !options.all)
             continue;
         for (int layout = 0; layout < MATRIX_N_LAYOUTS; layout++) {
             if (options.layout && strcmp(options.layout, LAYOUTS[layout]) != 0)
                 continue;
-            for (size_t r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
-                if (!options.rows || options.rows == ROWS[r] || r == 0)
-                    bench(pool, (enum dtype)type, (enum matrix_layout)layout, options.rows ? options.rows : ROWS[r],
-                          weights, x, y);
+            for (size_t r = 0; r < (options.rows ? 1 : sizeof ROWS / sizeof *ROWS); r++)
+                bench(pool, (enum dtype)type, (enum matrix_layout)layout, options.rows ? options.rows : ROWS[r],
+                      weights, x, y);
         }
     }
     free(weights), free(x), free(y);
