@@ -19,7 +19,8 @@ struct httpd {
     int listen_fd;
     char url[300];
 
-    uv_poll_t poll;       /* libmicrohttpd's epoll descriptor */
+    uv_poll_t poll; /* libmicrohttpd's epoll descriptor */
+    bool poll_open;
     uv_timer_t timer;     /* libmicrohttpd's time-out */
     uv_prepare_t prepare; /* end of a turn of the loop: what was queued in it goes out */
     int n_handles;        /* that must close before *httpd is freed, those of connections included */

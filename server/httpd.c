@@ -453,6 +453,7 @@ int httpd_open(struct httpd **out, struct uv_loop_s *loop, const struct config *
         httpd_close(httpd);
         return l4_err_set(err, L4_E_INTERNAL, "polling libmicrohttpd: %s", uv_strerror(rc));
     }
+    httpd->poll_open = true;
     httpd->n_handles++;
     uv_poll_start(&httpd->poll, UV_READABLE, on_mhd_readable);
     *out = httpd;
@@ -494,10 +495,9 @@ void httpd_close(struct httpd *httpd) {
     /* libmicrohttpd aborts the process when it is stopped with a connection suspended: with no new ones coming in, all
      * are resumed first. */
     httpd_abort(httpd);
-    bool polling = httpd->n_handles - (int)httpd->n_conns >= 3;
     MHD_stop_daemon(httpd->mhd);
     uv_close((uv_handle_t *)&httpd->prepare, on_httpd_handle_closed);
     uv_close((uv_handle_t *)&httpd->timer, on_httpd_handle_closed);
-    if (polling)
+    if (httpd->poll_open)
         uv_close((uv_handle_t *)&httpd->poll, on_httpd_handle_closed);
 }
