@@ -73,8 +73,20 @@ L4_PRINTF(2, 3) static void complain(struct config_errors *errors, const char *f
     errors->text = l4_buf_take(&buf, &errors->len_bytes);
 }
 
+/* "16M": in the largest unit that divides it. */
+static const char *bytes_text(int64_t value, char out[VALUE_BYTES]) {
+    int unit = 0;
+    while (unit < 3 && value != 0 && value % 1024 == 0) {
+        value /= 1024;
+        unit++;
+    }
+    snprintf(out, VALUE_BYTES, "%lld%.*s", (long long)value, unit > 0, &" KMG"[unit]);
+    return out;
+}
+
 /* What a setting may be, for people: "a whole number from 0 to 65535". */
 static const char *allowed(const struct setting *setting, char *out, size_t out_bytes) {
+    char min[VALUE_BYTES], max[VALUE_BYTES];
     const char *unset = setting->type == OPT_INT || setting->type == OPT_REAL ? "unset or " : "";
     switch (setting->type) {
     case STRING:
@@ -85,8 +97,8 @@ static const char *allowed(const struct setting *setting, char *out, size_t out_
         snprintf(out, out_bytes, "%sa whole number from %.0f to %.0f", unset, setting->min, setting->max);
         break;
     case BYTES:
-        snprintf(out, out_bytes, "a number of bytes from %.0f to %.0f, with K, M or G behind it for units of 1024",
-                 setting->min, setting->max);
+        snprintf(out, out_bytes, "a number of bytes from %s to %s (K, M, G: units of 1024)",
+                 bytes_text((int64_t)setting->min, min), bytes_text((int64_t)setting->max, max));
         break;
     case OPT_REAL:
         snprintf(out, out_bytes, "%sa number from %g to %g", unset, setting->min, setting->max);
@@ -187,16 +199,8 @@ static const char *value_text(const struct config *config, const struct setting 
     case INT:
         snprintf(out, VALUE_BYTES, "%lld", (long long)*(const int64_t *)from);
         return out;
-    case BYTES: {
-        int64_t value = *(const int64_t *)from;
-        int unit = 0;
-        while (unit < 3 && value != 0 && value % 1024 == 0) {
-            value /= 1024;
-            unit++;
-        }
-        snprintf(out, VALUE_BYTES, "%lld%.*s", (long long)value, unit > 0, &" KMG"[unit]);
-        return out;
-    }
+    case BYTES:
+        return bytes_text(*(const int64_t *)from, out);
     case OPT_INT: {
         const struct config_opt_int *value = from;
         if (!value->is_set)

@@ -48,13 +48,15 @@ bool failmalloc_next(size_t n) {
     return true;
 }
 
+/* The loader allocates while the sanitizers start: what runs then must not ask them anything. */
+#define EARLY __attribute__((no_sanitize("address", "undefined", "thread")))
+
 static bool is_openblas(const void *caller) {
     Dl_info info;
     return dladdr(caller, &info) != 0 && info.dli_fname != NULL && strstr(info.dli_fname, "openblas") != NULL;
 }
 
-/* Runs before the sanitizers are ready to look: the loader allocates while they start. */
-__attribute__((no_sanitize("address", "undefined", "thread"))) static bool fails(const void *caller) {
+EARLY static bool fails(const void *caller) {
     if (countdown == 0 || is_openblas(caller) || --countdown > 0)
         return false;
     fired = true;
@@ -68,23 +70,23 @@ __attribute__((no_sanitize("address", "undefined", "thread"))) static bool fails
 #pragma GCC visibility push(default)
 #endif
 
-void *malloc(size_t n_bytes) {
+EARLY void *malloc(size_t n_bytes) {
     return fails(__builtin_return_address(0)) ? NULL : REAL(malloc)(n_bytes);
 }
 
-void *calloc(size_t n, size_t size) {
+EARLY void *calloc(size_t n, size_t size) {
     return fails(__builtin_return_address(0)) ? NULL : REAL(calloc)(n, size);
 }
 
-void *realloc(void *old, size_t n_bytes) {
+EARLY void *realloc(void *old, size_t n_bytes) {
     return fails(__builtin_return_address(0)) ? NULL : REAL(realloc)(old, n_bytes);
 }
 
-void *aligned_alloc(size_t alignment, size_t n_bytes) {
+EARLY void *aligned_alloc(size_t alignment, size_t n_bytes) {
     return fails(__builtin_return_address(0)) ? NULL : REAL(memalign)(alignment, n_bytes);
 }
 
-int posix_memalign(void **out, size_t alignment, size_t n_bytes) {
+EARLY int posix_memalign(void **out, size_t alignment, size_t n_bytes) {
     void *block = fails(__builtin_return_address(0)) ? NULL : REAL(memalign)(alignment, n_bytes);
     if (!block)
         return ENOMEM;
