@@ -201,18 +201,19 @@ int64_t kv_seq_length(const struct kv_seq *seq) {
     return seq->length;
 }
 
-static float *page_of(const struct kv_seq *seq, int layer, int64_t position) {
+/* A page is n_kv_heads times the keys and then the values of one head. */
+static float *head_part(const struct kv_seq *seq, int layer, int64_t position, int part) {
     const struct block_table *table = &seq->tables[layer];
     int64_t i = position / KV_PAGE_TOKENS - table->first_page;
     assert(i >= 0 && (size_t)i < table->n_pages);
-    return seq->pool->base + (size_t)table->pages[i] * seq->pool->page_floats;
+    float *page = seq->pool->base + (size_t)table->pages[i] * seq->pool->page_floats;
+    return page + (size_t)part * KV_PAGE_TOKENS * (size_t)seq->pool->config->head_dim;
 }
 
 float *kv_seq_k(const struct kv_seq *seq, int layer, int64_t position, int kv_head) {
-    const struct model_config *config = seq->pool->config;
-    return page_of(seq, layer, position) + (size_t)kv_head * KV_PAGE_TOKENS * (size_t)config->head_dim;
+    return head_part(seq, layer, position, 2 * kv_head);
 }
 
 float *kv_seq_v(const struct kv_seq *seq, int layer, int64_t position, int kv_head) {
-    return kv_seq_k(seq, layer, position, seq->pool->config->n_kv_heads + kv_head);
+    return head_part(seq, layer, position, 2 * kv_head + 1);
 }

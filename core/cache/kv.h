@@ -1,8 +1,8 @@
 /* KV cache: fixed-size pages from one pool, a block table per sequence and layer.
  *
  * A page holds the keys and values of KV_PAGE_TOKENS positions of one layer, f32:
- *   k [n_kv_heads][head_dim][KV_PAGE_TOKENS], then v [n_kv_heads][KV_PAGE_TOKENS][head_dim]:
- * each as the product that reads it goes through it, with the sums' columns side by side.
+ *   for each KV head: k [head_dim][KV_PAGE_TOKENS], then v [KV_PAGE_TOKENS][head_dim]:
+ * in the order in which attention reads, the columns of each of its products side by side.
  * Position p lies in page p / KV_PAGE_TOKENS of its sequence, at slot p % KV_PAGE_TOKENS.
  * Thread: engine. */
 #ifndef CORE_CACHE_KV_H
