@@ -413,12 +413,12 @@ ALWAYS_INLINE void axpy_direct(const int rows, enum dtype type, const struct mat
  * them. */
 ALWAYS_INLINE void axpy_narrow_tile(const int rows, const int vectors, enum dtype type, const void *w, int64_t stride,
                                     int64_t k, const float *x, int64_t ldx, float *y, int64_t ldy, int last) {
-    vf acc[AXPY_ROWS][AXPY_VECTORS];
+    vf acc[TILE_ROWS][TILE_VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
             acc[r][v] = v + 1 < vectors ? vf_load(y + r * ldy + v * WIDTH) : vf_load_n(y + r * ldy + v * WIDTH, last);
     for (int64_t at = 0; at < k; at++, w = weight_at(type, w, stride)) {
-        vf ws[AXPY_VECTORS];
+        vf ws[TILE_VECTORS];
         for (int v = 0; v < vectors; v++) {
             const void *from = weight_at(type, w, v * WIDTH);
             ws[v] = v + 1 < vectors || last == WIDTH ? weight_load(type, from) : weight_load_n(type, from, last);
@@ -441,7 +441,7 @@ ALWAYS_INLINE void axpy_narrow(const int rows, enum dtype type, const struct mat
                                const float *x, int64_t ldx, float *y, int64_t ldy) {
     int64_t j = n_begin;
     for (; j + AXPY_COLUMNS <= n_end; j += AXPY_COLUMNS)
-        axpy_narrow_tile(rows, AXPY_VECTORS, type, weight_at(type, w->data, j), w->stride, w->k, x, ldx, y + j, ldy,
+        axpy_narrow_tile(rows, TILE_VECTORS, type, weight_at(type, w->data, j), w->stride, w->k, x, ldx, y + j, ldy,
                          WIDTH);
     for (; j + 2 * WIDTH <= n_end; j += 2 * WIDTH)
         axpy_narrow_tile(rows, 2, type, weight_at(type, w->data, j), w->stride, w->k, x, ldx, y + j, ldy, WIDTH);
