@@ -16,6 +16,8 @@ MAKEFLAGS += -j$(shell nproc)
 
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
             -Wcast-qual -Wwrite-strings -Wundef -Wformat=2 $(if $(WERROR),-Werror)
+# uthash's macros say typeof where they are used, which clang calls an extension even in gnu11.
+WARN     += $(if $(findstring clang,$(CC)),-Wno-language-extension-token)
 # No contraction of a*b+c behind our back: a kernel that wants a fused multiply-add says so.
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -I. -Iinclude $(PKG_CFLAGS) $(WARN) \

@@ -57,6 +57,7 @@ static struct {
     struct samples first_token, gap;
 } load;
 
+static _Noreturn void die(const char *fmt, ...) L4_PRINTF(1, 2);
 static void die(const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
