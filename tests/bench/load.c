@@ -1,11 +1,12 @@
 /* load - what a server gives over HTTP: N streams at a time against a running daemon, on plain sockets and one epoll.
  *
- *   load [--streams N] [--requests N] [--max-tokens N] [--prompt-words N] [--seconds N] [--model NAME] [--chat] URL
+ *   load [--streams N] [--requests N] [--runs N] [--max-tokens N] [--prompt-words N] [--seconds N] [--model NAME]
+ *        [--chat] URL
  *
- * Each request is streamed, greedy, without end token, so that it gives exactly max-tokens tokens.  Prints tokens a
- * second over all streams, time to first token and time between chunks.  Exits 1 if a request failed or the time was
- * up.
- */
+ * A run sends `requests` requests (as many as streams by default), each streamed, greedy, without end token, so that it
+ * gives exactly max-tokens tokens.  Prints the median over the runs of tokens a second from the first token on, summed
+ * over the streams, as bench_engine counts them; time to first token; time between chunks.  Exits 1 if a request failed
+ * or `seconds` were up. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -23,7 +24,7 @@
 #include "llama4/buf.h"
 
 struct samples {
-    float *ms;
+    double *values;
     size_t len, cap;
 };
 
@@ -38,23 +39,25 @@ struct stream {
     size_t left; /* of the chunk */
     bool is_done;
     int status;
-    double begin_s, last_s; /* request sent, last content */
+    double last_s; /* of the request, then of the last content */
     long n_content;
 };
 
 static struct {
     char host[256], port[16];
     const char *path, *model;
-    int n_streams, max_tokens, prompt_words;
+    int n_streams, n_runs, max_tokens, prompt_words;
     long n_requests;
     double seconds;
     bool is_chat;
-} options = {.path = "/v1/completions", .n_streams = 16, .max_tokens = 128, .prompt_words = 8, .seconds = 60};
+} options = {
+    .path = "/v1/completions", .n_streams = 16, .n_runs = 1, .max_tokens = 128, .prompt_words = 8, .seconds = 60};
 
 static struct {
     int epoll;
     long n_started, n_finished, n_failed, n_tokens, n_chunks;
-    struct samples first_token, gap;
+    double first_s;                  /* first content of a run */
+    struct samples first_token, gap; /* milliseconds */
 } load;
 
 static _Noreturn void die(const char *fmt, ...) L4_PRINTF(1, 2);
@@ -73,26 +76,26 @@ static double now_s(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static void add_sample(struct samples *s, double seconds) {
+static void add_sample(struct samples *s, double value) {
     if (s->len == s->cap) {
         s->cap = s->cap ? 2 * s->cap : 4096;
-        s->ms = realloc(s->ms, s->cap * sizeof *s->ms);
-        if (!s->ms)
+        s->values = realloc(s->values, s->cap * sizeof *s->values);
+        if (!s->values)
             die("out of memory");
     }
-    s->ms[s->len++] = (float)(seconds * 1e3);
+    s->values[s->len++] = value;
 }
 
-static int compare_ms(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
 static double percentile(struct samples *s, double p) {
     if (s->len == 0)
         return 0;
-    qsort(s->ms, s->len, sizeof *s->ms, compare_ms);
-    return s->ms[(size_t)(p * (double)(s->len - 1))];
+    qsort(s->values, s->len, sizeof *s->values, by_value);
+    return s->values[(size_t)(p * (double)(s->len - 1))];
 }
 
 /* ---- one stream ---------------------------------------------------------------------------------------------------
@@ -158,7 +161,7 @@ static void begin_request(struct stream *s) {
     s->part = PART_HEAD;
     s->is_done = false;
     s->n_content = 0;
-    s->begin_s = s->last_s = now_s();
+    s->last_s = now_s();
     watch(s, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
 }
 
@@ -187,7 +190,9 @@ static void take_event(struct stream *s, const char *line, double now) {
     text = text ? strchr(text, ':') + 2 : "\"";
     if (*text == '"')
         return;
-    add_sample(s->n_content++ == 0 ? &load.first_token : &load.gap, now - s->last_s);
+    if (load.first_s == 0)
+        load.first_s = now;
+    add_sample(s->n_content++ == 0 ? &load.first_token : &load.gap, (now - s->last_s) * 1e3);
     s->last_s = now;
     load.n_chunks++;
 }
@@ -290,6 +295,7 @@ static void parse_options(int argc, char **argv) {
         {"prompt-words", required_argument, NULL, 'w'},
         {"seconds", required_argument, NULL, 'd'},
         {"model", required_argument, NULL, 'm'},
+        {"runs", required_argument, NULL, 'n'},
         {"chat", no_argument, NULL, 'c'},
         {0},
     };
@@ -298,6 +304,8 @@ static void parse_options(int argc, char **argv) {
             options.n_streams = (int)number(optarg, 1, 10000);
         else if (c == 'r')
             options.n_requests = number(optarg, 1, 100000000);
+        else if (c == 'n')
+            options.n_runs = (int)number(optarg, 1, 10000);
         else if (c == 't')
             options.max_tokens = (int)number(optarg, 1, 10000000);
         else if (c == 'w')
@@ -312,7 +320,8 @@ static void parse_options(int argc, char **argv) {
             exit(2);
     }
     if (optind != argc - 1)
-        die("usage: load [--streams N] [--requests N] [--max-tokens N] [--prompt-words N] [--seconds N] [--model NAME] "
+        die("usage: load [--streams N] [--requests N] [--runs N] [--max-tokens N] [--prompt-words N] [--seconds N] "
+            "[--model NAME] "
             "[--chat] URL");
     parse_url(argv[optind]);
     options.path = options.is_chat ? "/v1/chat/completions" : "/v1/completions";
@@ -322,18 +331,16 @@ static void parse_options(int argc, char **argv) {
         options.n_streams = (int)options.n_requests;
 }
 
-int main(int argc, char **argv) {
-    parse_options(argc, argv);
-    struct stream *streams = calloc((size_t)options.n_streams, sizeof *streams);
-    load.epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (!streams || load.epoll < 0)
-        die("cannot start: %s", strerror(errno));
-    for (int i = 0; i < options.n_streams; i++)
+/* One run: n_requests answered by n_streams connections.  Returns tokens a second from the first token on. */
+static double run(struct stream *streams, double deadline_s) {
+    long n_before = load.n_finished, n_tokens = load.n_tokens;
+    load.n_started = 0;
+    load.first_s = 0;
+    for (int i = 0; i < options.n_streams; i++) {
         begin_connection(&streams[i]);
-    double begin = now_s();
-    for (int i = 0; i < options.n_streams; i++)
         begin_request(&streams[i]);
-    while (load.n_finished < options.n_requests && now_s() - begin < options.seconds) {
+    }
+    while (load.n_finished - n_before < options.n_requests && now_s() < deadline_s) {
         struct epoll_event events[64];
         int n = epoll_wait(load.epoll, events, 64, 100);
         for (int i = 0; i < n; i++) {
@@ -344,13 +351,33 @@ int main(int argc, char **argv) {
                 receive_more(s);
         }
     }
-    double took = now_s() - begin;
-    long n_left = options.n_requests - load.n_finished;
-    printf("load: %ld requests in %d streams, %ld tokens in %ld chunks, %.3f s: %.0f tokens/s\n", load.n_finished,
-           options.n_streams, load.n_tokens, load.n_chunks, took, (double)load.n_tokens / took);
-    printf("load: time to first token p50 %.2f ms, p99 %.2f ms; between chunks p50 %.2f ms, p99 %.2f ms\n",
+    return (double)(load.n_tokens - n_tokens - options.n_requests) / (now_s() - load.first_s);
+}
+
+static void print_results(struct samples *rates) {
+    double median = percentile(rates, 0.5);
+    printf("http, %d stream%-14s %8.0f tokens/s   (%.0f to %.0f in %zu runs)\n", options.n_streams,
+           options.n_streams == 1 ? "" : "s in total", median, (double)rates->values[0],
+           (double)rates->values[rates->len - 1], rates->len);
+    printf("  time to first token p50 %.2f ms, p99 %.2f ms; between chunks p50 %.2f ms, p99 %.2f ms; %ld tokens in %ld "
+           "chunks\n",
            percentile(&load.first_token, 0.5), percentile(&load.first_token, 0.99), percentile(&load.gap, 0.5),
-           percentile(&load.gap, 0.99));
+           percentile(&load.gap, 0.99), load.n_tokens, load.n_chunks);
+}
+
+int main(int argc, char **argv) {
+    parse_options(argc, argv);
+    struct stream *streams = calloc((size_t)options.n_streams, sizeof *streams);
+    struct samples rates = {0};
+    load.epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (!streams || load.epoll < 0)
+        die("cannot start: %s", strerror(errno));
+    double deadline_s = now_s() + options.seconds;
+    long n_left = options.n_requests * options.n_runs;
+    for (int i = 0; i < options.n_runs && now_s() < deadline_s; i++)
+        add_sample(&rates, run(streams, deadline_s));
+    n_left -= load.n_finished;
+    print_results(&rates);
     if (load.n_failed || n_left)
         printf("load: %ld requests failed, %ld were not finished in time\n", load.n_failed, n_left);
     for (int i = 0; i < options.n_streams; i++) {
@@ -359,7 +386,8 @@ int main(int argc, char **argv) {
         l4_buf_free(&streams[i].frame);
     }
     free(streams);
-    free(load.first_token.ms);
-    free(load.gap.ms);
+    free(rates.values);
+    free(load.first_token.values);
+    free(load.gap.values);
     return load.n_failed || n_left ? 1 : 0;
 }

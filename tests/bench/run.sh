@@ -7,10 +7,7 @@ BUILD=${BUILD:-build} MODEL=${MODEL:-tests/models/demo}
 echo "== kernels: own beside OpenBLAS"
 "$BUILD/tests/kernels/test_kernels" --bench
 
-echo "== engine"
-"$BUILD/bench/bench_engine" "$MODEL"
-
-echo "== server, over HTTP"
+echo "== engine, and the server over HTTP: in turns, so that a slow moment hits both"
 log=$(mktemp)
 "$BUILD/llama4d" serve --model "$MODEL" --port 0 --threads "$(nproc)" --log-level info 2>"$log" &
 server=$!
@@ -20,8 +17,21 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 url=$(sed -nE 's/.*listening on (http[^ ]+).*/\1/p' "$log")
-for streams in 1 16; do
-    for _ in 1 2 3; do
-        "$BUILD/bench/load" --streams "$streams" --requests $((streams * 4)) --max-tokens 256 "$url"
+ratios=
+for _ in 1 2 3; do
+    engine=$("$BUILD/bench/bench_engine" "$MODEL" "$(nproc)")
+    echo "$engine"
+    for streams in 1 16; do
+        http=$("$BUILD/bench/load" --streams "$streams" --runs 9 --max-tokens 256 --prompt-words 12 "$url")
+        echo "$http"
+        ratios+="$(printf '%s\n%s\n' "$engine" "$http" | awk -v n="$streams" '
+            $0 ~ "^decode, " n " stream" { match($0, /[0-9]+ tokens/); engine = substr($0, RSTART) + 0 }
+            $0 ~ "^http, " n " stream" { match($0, /[0-9]+ tokens/); http = substr($0, RSTART) + 0 }
+            END { print n, http / engine }')"$'\n'
     done
+done
+for streams in 1 16; do
+    sort -g -k 2 <<<"$ratios" | awk -v n="$streams" '$1 == n { r[++k] = $2 }
+        END { printf "over HTTP, %d stream(s): %.1f%% of the engine (median of %d, %.1f%% to %.1f%%)\n",
+            n, 100 * r[int((k + 1) / 2)], k, 100 * r[1], 100 * r[k] }'
 done
