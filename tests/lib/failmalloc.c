@@ -21,6 +21,9 @@
 #define REAL(name) __libc_##name
 #endif
 
+/* Runs before the sanitizers are ready to look: the loader allocates while they start. */
+#define EARLY __attribute__((no_sanitize("address", "undefined", "thread")))
+
 void *REAL(malloc)(size_t n_bytes);
 void *REAL(calloc)(size_t n, size_t size);
 void *REAL(realloc)(void *old, size_t n_bytes);
