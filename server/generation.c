@@ -319,23 +319,26 @@ static void on_event(void *user, const struct l4_event *event) {
 /* ---- start --------------------------------------------------------------------------------------------------------
  */
 
+/* The server's setting, else the model's own, else what changes nothing. */
+static float pick(struct config_opt_real setting, bool has_own, float own, float neutral) {
+    return setting.is_set ? (float)setting.value : has_own ? own : neutral;
+}
+
 static void init_defaults(const struct server *server, struct l4_sampling *s) {
     const struct l4_engine_info *info = &server->info;
-    const struct config *config = server->config;
+    const struct config *c = server->config;
     l4_sampling_init(s);
-#define PICK(field, has_info, info_value)                                                                              \
-    if (config->field.is_set)                                                                                          \
-        s->field = (typeof(s->field))config->field.value;                                                              \
-    else if (has_info)                                                                                                 \
-        s->field = info_value;
-    PICK(temperature, info->has_temperature, info->temperature)
-    PICK(top_p, info->has_top_p, info->top_p)
-    PICK(top_k, info->has_top_k, info->top_k)
-    PICK(repetition_penalty, info->has_repetition_penalty, info->repetition_penalty)
-    PICK(min_p, false, 0)
-    PICK(presence_penalty, false, 0)
-    PICK(frequency_penalty, false, 0)
-#undef PICK
+    s->temperature = pick(c->temperature, info->has_temperature, info->temperature, s->temperature);
+    s->top_p = pick(c->top_p, info->has_top_p, info->top_p, s->top_p);
+    s->repetition_penalty =
+        pick(c->repetition_penalty, info->has_repetition_penalty, info->repetition_penalty, s->repetition_penalty);
+    s->min_p = pick(c->min_p, false, 0, s->min_p);
+    s->presence_penalty = pick(c->presence_penalty, false, 0, s->presence_penalty);
+    s->frequency_penalty = pick(c->frequency_penalty, false, 0, s->frequency_penalty);
+    if (c->top_k.is_set)
+        s->top_k = (int)c->top_k.value;
+    else if (info->has_top_k)
+        s->top_k = info->top_k;
 }
 
 static int max_choices(const struct config *config) {
