@@ -23,8 +23,9 @@ int l4_err_context(struct l4_err *err, const char *fmt, ...) {
     va_start(args, fmt);
     int n = vsnprintf(err->message, sizeof err->message, fmt, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < sizeof err->message)
-        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %s", inner);
+    if (n >= 0 && (size_t)n < sizeof err->message &&
+        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %s", inner) < 0) /* cut where too long */
+        err->message[n] = 0;
     return err->code;
 }
 

@@ -7,6 +7,9 @@ BUILD=${BUILD:-build} MODEL=${MODEL:-tests/models/demo}
 echo "== kernels: own beside OpenBLAS"
 "$BUILD/tests/kernels/test_kernels" --bench
 
+echo "== experts backends"
+"$BUILD/bench/bench_experts"
+
 echo "== engine, and the server over HTTP: in turns, so that a slow moment hits both"
 log=$(mktemp)
 "$BUILD/llama4d" serve --model "$MODEL" --port 0 --threads "$(nproc)" --log-level info 2>"$log" &
