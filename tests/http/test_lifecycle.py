@@ -58,13 +58,12 @@ def test_no_checkpoint(start):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_drain(start, number):
     """What runs or waits is finished, what is new is refused, probes are answered, then exit 0."""
-    daemon = start(model="fake:delay_ms=10", max_running=2)
+    daemon = start(model="fake:delay_ms=10", max_running=2, log_level="debug")
     kept = daemon.connect().request("GET", "/health")
     assert kept.read_response().status == 200
     streams = [daemon.connect().request("POST", PATH, dict(SHORT, max_tokens=150, stream=True)) for _ in range(2)]
     whole = daemon.connect().request("POST", PATH, dict(SHORT, max_tokens=50))  # waits for a place
-    for c in streams:
-        c.read_until(b"data: ")
+    daemon.wait_log("- submitted", count=3)
     daemon.signal(number)
     daemon.wait_log("draining, 3 requests running")
     is_refused(daemon, "/ready", "shutting_down")
@@ -95,7 +94,7 @@ def cut_short(daemon, cut):
     stream = daemon.connect().request("POST", PATH, dict(LONG, stream=True))
     whole = daemon.connect().request("POST", PATH, LONG)
     stream.read_until(b"data: ")
-    time.sleep(0.2)
+    daemon.wait_log("- submitted", count=2)
     daemon.signal(signal.SIGTERM)
     daemon.wait_log("draining, 2 requests running")
     cut()
@@ -116,7 +115,7 @@ def test_second_signal_cuts_short(start):
 
 
 def test_drain_timeout_cuts_short(start):
-    daemon = start(model="fake:delay_ms=10", drain_timeout_s=1)
+    daemon = start(model="fake:delay_ms=10", drain_timeout_s=1, log_level="debug")
     cut_short(daemon, lambda: None)
     assert "drain time-out: cutting" in daemon.log()
 

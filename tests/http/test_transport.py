@@ -425,7 +425,7 @@ def test_client_gone_in_decode(start, end, body):
     if "stream" in body:
         c.read_until(b"data: ")
     else:
-        time.sleep(0.2)
+        daemon.wait_log("- submitted")
     end(c)
     daemon.wait_log(r"cancelled .*state=(decode|prefill)")
     daemon.wait_log(r" gone-1 request .*cut=client_gone")
@@ -438,9 +438,9 @@ def test_client_gone_in_prefill(start, end):
     daemon = start(model="fake:prefill_ms=600000", log_level="debug")
     c = daemon.connect()
     c.request("POST", PATH, LONG)
-    time.sleep(0.1)
+    daemon.wait_log("- submitted")
     end(c)
-    daemon.wait_log(r"cancelled .*state=prefill")
+    daemon.wait_log(r"cancelled .*state=(queued|prefill)")
     c.close()
 
 
@@ -453,7 +453,7 @@ def test_client_gone_while_queued(start, end):
         running.read_until(b"data: ")
         waiting = daemon.connect()
         waiting.request("POST", PATH, LONG)
-        time.sleep(0.1)
+        daemon.wait_log("- submitted", count=2)
         end(waiting)
         daemon.wait_log(r"cancelled .*state=queued generated=0")
         for _ in range(5):

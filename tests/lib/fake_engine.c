@@ -6,7 +6,8 @@
  *   load_ms     that opening takes (default 0)        fail  1: opening fails
  *   tokens      length of the answer, after which comes the end token (default 24)
  *   answer      a file whose text is the answer, once, in place of the fixed one
- * The tokenizer is the demo model's.  Cancelled requests are logged at level debug with the state they were in. */
+ * The tokenizer is the demo model's.  At level debug it logs requests that come in, and cancelled ones with the state
+ * they were in. */
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -436,6 +437,8 @@ int l4_engine_submit(struct l4_engine *engine, const struct l4_request *request,
         pthread_cond_signal(&engine->changed);
     }
     pthread_mutex_unlock(&engine->lock);
+    if (rc == 0 && engine->options.log != NULL)
+        engine->options.log(engine->options.user, L4_LOG_DEBUG, "submitted");
     return rc;
 }
 
