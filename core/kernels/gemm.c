@@ -24,7 +24,7 @@ struct tile_limit {
         band_bytes; /* of x: tiles go through all columns before they leave a band of rows, so that x stays cached */
 };
 static const struct tile_limit LIMITS[][MATRIX_N_LAYOUTS] = {
-    [GEMM_OWN] = {{6, 1024, 48, 256, 8 << 20}, {6, 2048, 96, 512, 8 << 20}},
+    [GEMM_OWN] = {{6, 1024, 48, 256, 8 << 20}, {6, 2048, 192, 512, 8 << 20}},
     [GEMM_OPENBLAS] = {{8, 1024, 1024, 512, 8 << 20}, {8, 2048, 1024, 512, 8 << 20}},
 };
 

@@ -42,7 +42,7 @@ enum {
     DOT_BLOCK_K = 512,
     AXPY_BLOCK_COLUMNS = 256,
     AXPY_BLOCK_K = 256,
-    AXPY_BLOCK_ROWS = 96,
+    AXPY_BLOCK_ROWS = 192,
     AXPY_NARROW_COLUMNS = 128,  /* up to here a few rows' sums stay in registers for all of K */
     AXPY_STREAM_K = 8,          /* rows of weights read side by side */
     AXPY_STREAM_COLUMNS = 4096, /* of y, all rows together: stays in the first-level cache */
@@ -222,7 +222,9 @@ static void dot_pack_x(const float *x, int64_t ldx, int64_t rows, int64_t k, flo
 
 /* One tile of rows by all columns of a block, for one block of K. */
 struct dot_strip {
-    const float *x, *w; /* packed */
+    const float *x;                    /* packed */
+    const float *w;                    /* packed, or f32 as it lies: */
+    int64_t w_column, w_step, w_group; /* from one column, one step of K, one group of columns to the next */
     int64_t columns, k;
     float *sums; /* [column groups][rows][DOT_COLUMNS][WIDTH]: where the sums stand between two blocks of K */
     bool first, last;
@@ -234,10 +236,10 @@ struct dot_strip {
 
 ALWAYS_INLINE void dot_strip(const int rows, const struct dot_strip *s) {
     const int64_t steps = (s->k + WIDTH - 1) / WIDTH;
-    const float *w = s->w;
+    const int64_t w_column = s->w_column, w_step = s->w_step;
     float *sums = s->sums;
     for (int64_t j = 0; j < s->columns; j += DOT_COLUMNS, sums += rows * DOT_COLUMNS * WIDTH) {
-        const float *x = s->x;
+        const float *x = s->x, *w = s->w + j / DOT_COLUMNS * s->w_group;
         vf acc[TILE_ROWS][DOT_MAX_COLUMNS];
         UNROLL
         for (int r = 0; r < rows; r++)
@@ -246,14 +248,14 @@ ALWAYS_INLINE void dot_strip(const int rows, const struct dot_strip *s) {
             acc[r][c] = s->first ? vf_zero() : vf_load(sums + (r * DOT_COLUMNS + c) * WIDTH);
         for (int64_t left = steps; left > 0; left -= FETCH_STEPS) {
             fetch_step(s->fetch);
-            for (int64_t i = min_i64(left, FETCH_STEPS); i > 0; i--, x += rows * WIDTH, w += DOT_COLUMNS * WIDTH) {
+            for (int64_t i = min_i64(left, FETCH_STEPS); i > 0; i--, x += rows * WIDTH, w += w_step) {
                 vf xs[TILE_ROWS], ws[DOT_COLUMNS];
                 UNROLL
                 for (int r = 0; r < rows; r++)
                     xs[r] = vf_load(x + r * WIDTH);
                 UNROLL
                 for (int c = 0; c < DOT_COLUMNS; c++)
-                    ws[c] = vf_load(w + c * WIDTH);
+                    ws[c] = vf_load(w + c * w_column);
                 dot_step(rows, DOT_COLUMNS, acc, xs, ws);
             }
         }
@@ -306,7 +308,8 @@ ALWAYS_INLINE void dot_block(enum dtype type, const struct matrix *w, int64_t n_
     const struct row_tiles tiles = row_tiles(m, TILE_ROWS);
     for (int64_t k = 0; k < w->k; k += DOT_BLOCK_K) {
         const int64_t depth = min_i64(w->k - k, DOT_BLOCK_K), steps = (depth + WIDTH - 1) / WIDTH;
-        for (int64_t j = n_begin; j < n_end; j += DOT_COLUMNS) {
+        const bool as_it_lies = type == DT_F32 && depth % WIDTH == 0 && (n_end - n_begin) % DOT_COLUMNS == 0;
+        for (int64_t j = n_begin; j < n_end && !as_it_lies; j += DOT_COLUMNS) {
             const void *rows[DOT_COLUMNS];
             group_rows(DOT_COLUMNS, type, w, j, n_end, k, rows);
             dot_pack_w(type, rows, depth, w_packed + (j - n_begin) * steps * WIDTH);
@@ -316,7 +319,10 @@ ALWAYS_INLINE void dot_block(enum dtype type, const struct matrix *w, int64_t n_
             tiles.n * ((n_end - n_begin + DOT_COLUMNS - 1) / DOT_COLUMNS) * ((steps + FETCH_STEPS - 1) / FETCH_STEPS);
         fetch.w_pieces = (int)((fetch_pieces(&fetch.w) + fetch_steps - 1) / fetch_steps);
         struct dot_strip strip = {.x = x_packed,
-                                  .w = w_packed,
+                                  .w = as_it_lies ? weight_at(type, w->data, n_begin * w->stride + k) : w_packed,
+                                  .w_column = as_it_lies ? w->stride : WIDTH,
+                                  .w_step = as_it_lies ? WIDTH : DOT_COLUMNS * WIDTH,
+                                  .w_group = DOT_COLUMNS * (as_it_lies ? w->stride : steps * WIDTH),
                                   .columns = n_end - n_begin,
                                   .k = depth,
                                   .sums = sums,
