@@ -103,8 +103,16 @@ $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/libtest.a $(BUILD)/libco
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
 
+# The kernel tests for arm64, for qemu-user: without the libraries, which this machine has for itself only.
+ARM64_CC  ?= aarch64-linux-gnu-gcc
+ARM64_SRC := $(KERNEL_SRC) $(wildcard core/kernels/*.c core/base/*.c) core/format/tensor.c
+$(BUILD)/arm64/test_kernels: $(ARM64_SRC) $(wildcard core/kernels/*.h core/base/*.h core/format/tensor.h include/llama4/*.h)
+	@mkdir -p $(@D)
+	$(ARM64_CC) -std=gnu11 -D_GNU_SOURCE -DL4_NO_OPENBLAS -I. -Iinclude $(WARN) -ffp-contract=off -fno-math-errno -O2 \
+	    -pthread -static $(ARM64_SRC) -lm -o $@
+
 # ---- checks --------------------------------------------------------------------------------------------------------
-test: all ## build and run every test
+test: all $(BUILD)/arm64/test_kernels ## build and run every test
 	BUILD=$(BUILD) tests/run.sh unit kernels golden http
 
 asan: ## unit and HTTP tests under the address and undefined-behaviour sanitizers

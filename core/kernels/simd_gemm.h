@@ -68,8 +68,14 @@ ALWAYS_INLINE const void *weight_at(enum dtype type, const void *data, int64_t i
 ALWAYS_INLINE vf weight_load(enum dtype type, const void *p) {
     return type == DT_F32 ? vf_load(p) : type == DT_F16 ? vf_load_f16(p) : vf_load_bf16(p);
 }
-ALWAYS_INLINE vf weight_load_n(enum dtype type, const void *p, int n) {
-    return type == DT_F32 ? vf_load_n(p, n) : type == DT_F16 ? vf_load_f16_n(p, n) : vf_load_bf16_n(p, n);
+ALWAYS_INLINE vf weight_load_some(enum dtype type, const void *p, int64_t n) {
+    if (n >= WIDTH)
+        return weight_load(type, p);
+    if (n <= 0)
+        return vf_zero();
+    return type == DT_F32   ? vf_load_n(p, (int)n)
+           : type == DT_F16 ? vf_load_f16_n(p, (int)n)
+                            : vf_load_bf16_n(p, (int)n);
 }
 
 /* ---- the next block's operands, fetched into the second-level cache while this block is computed ---- */
@@ -139,10 +145,11 @@ ALWAYS_INLINE void group_rows(const int columns, enum dtype type, const struct m
 
 ALWAYS_INLINE void dot_step(const int rows, const int columns, vf acc[][DOT_MAX_COLUMNS], const vf x[], const vf w[]) {
     UNROLL
-    for (int c = 0; c < columns; c++)
+    for (int c = 0; c < columns; c++) {
         UNROLL
-    for (int r = 0; r < rows; r++)
-        acc[r][c] = vf_fma(x[r], w[c], acc[r][c]);
+        for (int r = 0; r < rows; r++)
+            acc[r][c] = vf_fma(x[r], w[c], acc[r][c]);
+    }
 }
 
 /* y[r][0..n-1] = sums (+ y) */
@@ -156,6 +163,7 @@ ALWAYS_INLINE void dot_finish(const int rows, const int columns, vf acc[][DOT_MA
         vf_sum4(acc[i / columns][i % columns], acc[i1 / columns][i1 % columns], acc[i2 / columns][i2 % columns],
                 acc[i3 / columns][i3 % columns], sums + i);
     }
+    UNROLL
     for (int r = 0; r < rows; r++)
         for (int64_t c = 0; c < n; c++)
             y[r * ldy + c] = accumulate ? sums[r * columns + c] + y[r * ldy + c] : sums[r * columns + c];
@@ -165,17 +173,18 @@ ALWAYS_INLINE void dot_direct(const int rows, enum dtype type, const struct matr
                               const float *x, int64_t ldx, float *y, int64_t ldy, bool accumulate) {
     const int columns = dot_direct_columns(rows);
     const int64_t whole = w->k / WIDTH * WIDTH;
-    const int tail = (int)(w->k - whole);
+    const int64_t tail = w->k - whole;
     for (int64_t j = n_begin; j < n_end; j += columns) {
         const void *w_rows[DOT_MAX_COLUMNS], *next_rows[DOT_MAX_COLUMNS];
         vf acc[TILE_ROWS][DOT_MAX_COLUMNS], xs[TILE_ROWS], ws[DOT_MAX_COLUMNS];
         group_rows(columns, type, w, j, n_end, 0, w_rows);
         group_rows(columns, type, w, j + columns, n_end, 0, next_rows);
         UNROLL
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows; r++) {
             UNROLL
-        for (int c = 0; c < columns; c++)
-            acc[r][c] = vf_zero();
+            for (int c = 0; c < columns; c++)
+                acc[r][c] = vf_zero();
+        }
         for (int64_t k = 0; k < whole; k += WIDTH) {
             UNROLL
             for (int r = 0; r < rows; r++)
@@ -190,10 +199,10 @@ ALWAYS_INLINE void dot_direct(const int rows, enum dtype type, const struct matr
         if (tail) {
             UNROLL
             for (int r = 0; r < rows; r++)
-                xs[r] = vf_load_n(x + r * ldx + whole, tail);
+                xs[r] = vf_load_some(x + r * ldx + whole, tail);
             UNROLL
             for (int c = 0; c < columns; c++)
-                ws[c] = weight_load_n(type, weight_at(type, w_rows[c], whole), tail);
+                ws[c] = weight_load_some(type, weight_at(type, w_rows[c], whole), tail);
             dot_step(rows, columns, acc, xs, ws);
         }
         dot_finish(rows, columns, acc, y + j, ldy, min_i64(n_end - j, columns), accumulate);
@@ -207,7 +216,7 @@ ALWAYS_INLINE void dot_pack_w(enum dtype type, const void *const rows[], int64_t
         for (int c = 0; c < DOT_COLUMNS; c++, packed += WIDTH)
             vf_store(packed, weight_load(type, weight_at(type, rows[c], at)));
     for (int c = 0; c < DOT_COLUMNS && whole < k; c++, packed += WIDTH)
-        vf_store(packed, weight_load_n(type, weight_at(type, rows[c], whole), (int)(k - whole)));
+        vf_store(packed, weight_load_some(type, weight_at(type, rows[c], whole), k - whole));
 }
 
 /* [k/WIDTH][rows][WIDTH] of one tile of rows */
@@ -217,7 +226,7 @@ static void dot_pack_x(const float *x, int64_t ldx, int64_t rows, int64_t k, flo
         for (int64_t r = 0; r < rows; r++, packed += WIDTH)
             vf_store(packed, vf_load(x + r * ldx + at));
     for (int64_t r = 0; r < rows && whole < k; r++, packed += WIDTH)
-        vf_store(packed, vf_load_n(x + r * ldx + whole, (int)(k - whole)));
+        vf_store(packed, vf_load_some(x + r * ldx + whole, k - whole));
 }
 
 /* One tile of rows by all columns of a block, for one block of K. */
@@ -242,10 +251,11 @@ ALWAYS_INLINE void dot_strip(const int rows, const struct dot_strip *s) {
         const float *x = s->x, *w = s->w + j / DOT_COLUMNS * s->w_group;
         vf acc[TILE_ROWS][DOT_MAX_COLUMNS];
         UNROLL
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows; r++) {
             UNROLL
-        for (int c = 0; c < DOT_COLUMNS; c++)
-            acc[r][c] = s->first ? vf_zero() : vf_load(sums + (r * DOT_COLUMNS + c) * WIDTH);
+            for (int c = 0; c < DOT_COLUMNS; c++)
+                acc[r][c] = s->first ? vf_zero() : vf_load(sums + (r * DOT_COLUMNS + c) * WIDTH);
+        }
         for (int64_t left = steps; left > 0; left -= FETCH_STEPS) {
             fetch_step(s->fetch);
             for (int64_t i = min_i64(left, FETCH_STEPS); i > 0; i--, x += rows * WIDTH, w += w_step) {
@@ -264,10 +274,11 @@ ALWAYS_INLINE void dot_strip(const int rows, const struct dot_strip *s) {
             continue;
         }
         UNROLL
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows; r++) {
             UNROLL
-        for (int c = 0; c < DOT_COLUMNS; c++)
-            vf_store(sums + (r * DOT_COLUMNS + c) * WIDTH, acc[r][c]);
+            for (int c = 0; c < DOT_COLUMNS; c++)
+                vf_store(sums + (r * DOT_COLUMNS + c) * WIDTH, acc[r][c]);
+        }
     }
 }
 
@@ -367,25 +378,20 @@ ALWAYS_INLINE void gemm_dot(enum dtype type, const struct matrix *w, int64_t n_b
 
 /* y[r][0..n-1] += sum over u < depth of x[r][u] * w[u][0..n-1], for one vector of columns */
 ALWAYS_INLINE void axpy_vector(const int rows, const int depth, enum dtype type, const void *w, int64_t stride,
-                               const float *x, int64_t ldx, float *y, int64_t ldy, int n) {
+                               const float *x, int64_t ldx, float *y, int64_t ldy, int64_t n) {
     vf acc[TILE_ROWS];
     UNROLL
     for (int r = 0; r < rows; r++)
-        acc[r] = n == WIDTH ? vf_load(y + r * ldy) : vf_load_n(y + r * ldy, n);
+        acc[r] = vf_load_some(y + r * ldy, n);
     for (int u = 0; u < depth; u++) {
-        const void *at = weight_at(type, w, u * stride);
-        const vf weights = n == WIDTH ? weight_load(type, at) : weight_load_n(type, at, n);
+        const vf weights = weight_load_some(type, weight_at(type, w, u * stride), n);
         UNROLL
         for (int r = 0; r < rows; r++)
             acc[r] = vf_fma(vf_set1(x[r * ldx + u]), weights, acc[r]);
     }
     UNROLL
-    for (int r = 0; r < rows; r++) {
-        if (n == WIDTH)
-            vf_store(y + r * ldy, acc[r]);
-        else
-            vf_store_n(y + r * ldy, acc[r], n);
-    }
+    for (int r = 0; r < rows; r++)
+        vf_store_some(y + r * ldy, acc[r], n);
 }
 
 /* `depth` rows of weights side by side, in runs as long as the columns */
@@ -398,7 +404,7 @@ ALWAYS_INLINE void axpy_rows(const int rows, const int depth, enum dtype type, c
         axpy_vector(rows, depth, type, weight_at(type, w, j), stride, x, ldx, y + j, ldy, WIDTH);
     }
     if (j < columns)
-        axpy_vector(rows, depth, type, weight_at(type, w, j), stride, x, ldx, y + j, ldy, (int)(columns - j));
+        axpy_vector(rows, depth, type, weight_at(type, w, j), stride, x, ldx, y + j, ldy, columns - j);
 }
 
 ALWAYS_INLINE void axpy_direct(const int rows, enum dtype type, const struct matrix *w, int64_t n_begin, int64_t n_end,
@@ -418,27 +424,33 @@ ALWAYS_INLINE void axpy_direct(const int rows, enum dtype type, const struct mat
 /* `vectors` vectors of columns from the first k to the last, the sums in registers; the last vector holds `last` of
  * them. */
 ALWAYS_INLINE void axpy_narrow_tile(const int rows, const int vectors, enum dtype type, const void *w, int64_t stride,
-                                    int64_t k, const float *x, int64_t ldx, float *y, int64_t ldy, int last) {
+                                    int64_t k, const float *x, int64_t ldx, float *y, int64_t ldy, int64_t last) {
     vf acc[TILE_ROWS][TILE_VECTORS];
-    for (int r = 0; r < rows; r++)
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int v = 0; v < vectors; v++)
-            acc[r][v] = v + 1 < vectors ? vf_load(y + r * ldy + v * WIDTH) : vf_load_n(y + r * ldy + v * WIDTH, last);
+            acc[r][v] = vf_load_some(y + r * ldy + v * WIDTH, v + 1 < vectors ? WIDTH : last);
+    }
     for (int64_t at = 0; at < k; at++, w = weight_at(type, w, stride)) {
         vf ws[TILE_VECTORS];
+        UNROLL
         for (int v = 0; v < vectors; v++) {
-            const void *from = weight_at(type, w, v * WIDTH);
-            ws[v] = v + 1 < vectors || last == WIDTH ? weight_load(type, from) : weight_load_n(type, from, last);
+            ws[v] = weight_load_some(type, weight_at(type, w, v * WIDTH), v + 1 < vectors ? WIDTH : last);
         }
+        UNROLL
         for (int r = 0; r < rows; r++) {
             const vf xs = vf_set1(x[r * ldx + at]);
+            UNROLL
             for (int v = 0; v < vectors; v++)
                 acc[r][v] = vf_fma(xs, ws[v], acc[r][v]);
         }
     }
+    UNROLL
     for (int r = 0; r < rows; r++) {
-        for (int v = 0; v + 1 < vectors; v++)
-            vf_store(y + r * ldy + v * WIDTH, acc[r][v]);
-        vf_store_n(y + r * ldy + (vectors - 1) * WIDTH, acc[r][vectors - 1], last);
+        UNROLL
+        for (int v = 0; v < vectors; v++)
+            vf_store_some(y + r * ldy + v * WIDTH, acc[r][v], v + 1 < vectors ? WIDTH : last);
     }
 }
 
@@ -453,41 +465,27 @@ ALWAYS_INLINE void axpy_narrow(const int rows, enum dtype type, const struct mat
         axpy_narrow_tile(rows, 2, type, weight_at(type, w->data, j), w->stride, w->k, x, ldx, y + j, ldy, WIDTH);
     for (; j < n_end; j += WIDTH)
         axpy_narrow_tile(rows, 1, type, weight_at(type, w->data, j), w->stride, w->k, x, ldx, y + j, ldy,
-                         (int)min_i64(n_end - j, WIDTH));
+                         min_i64(n_end - j, WIDTH));
 }
 
 /* [k][AXPY_COLUMNS] of one group of columns; missing columns are 0 */
 ALWAYS_INLINE void axpy_pack_w(enum dtype type, const void *w, int64_t stride, int64_t k, int64_t columns,
                                float *packed) {
     for (int64_t at = 0; at < k; at++, w = weight_at(type, w, stride)) {
-        for (int64_t j = 0; j < AXPY_COLUMNS; j += WIDTH, packed += WIDTH) {
-            const int64_t n = columns - j;
-            const void *from = weight_at(type, w, j);
-            vf_store(packed, n >= WIDTH ? weight_load(type, from)
-                             : n > 0    ? weight_load_n(type, from, (int)n)
-                                        : vf_zero());
-        }
+        for (int64_t j = 0; j < AXPY_COLUMNS; j += WIDTH, packed += WIDTH)
+            vf_store(packed, weight_load_some(type, weight_at(type, w, j), columns - j));
     }
-}
-
-ALWAYS_INLINE vf edge_load(const float *p, int64_t n) {
-    return n >= WIDTH ? vf_load(p) : n > 0 ? vf_load_n(p, (int)n) : vf_zero();
-}
-ALWAYS_INLINE void edge_store(float *p, vf a, int64_t n) {
-    if (n >= WIDTH)
-        vf_store(p, a);
-    else if (n > 0)
-        vf_store_n(p, a, (int)n);
 }
 
 ALWAYS_INLINE void axpy_tile(const int rows, const float *w, int64_t k, const float *x, int64_t ldx, float *y,
                              int64_t ldy, int64_t columns, struct fetch *fetch) {
     vf acc[TILE_ROWS][TILE_VECTORS];
     UNROLL
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
         UNROLL
-    for (int v = 0; v < TILE_VECTORS; v++)
-        acc[r][v] = edge_load(y + r * ldy + v * WIDTH, columns - v * WIDTH);
+        for (int v = 0; v < TILE_VECTORS; v++)
+            acc[r][v] = vf_load_some(y + r * ldy + v * WIDTH, columns - v * WIDTH);
+    }
     for (int64_t left = k; left > 0; left -= FETCH_STEPS) {
         fetch_step(fetch);
         for (int64_t s = min_i64(left, FETCH_STEPS); s > 0; s--, w += AXPY_COLUMNS, x++) {
@@ -505,10 +503,11 @@ ALWAYS_INLINE void axpy_tile(const int rows, const float *w, int64_t k, const fl
         }
     }
     UNROLL
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
         UNROLL
-    for (int v = 0; v < TILE_VECTORS; v++)
-        edge_store(y + r * ldy + v * WIDTH, acc[r][v], columns - v * WIDTH);
+        for (int v = 0; v < TILE_VECTORS; v++)
+            vf_store_some(y + r * ldy + v * WIDTH, acc[r][v], columns - v * WIDTH);
+    }
 }
 
 static void axpy_tile_of_height(int64_t rows, const float *w, int64_t k, const float *x, int64_t ldx, float *y,

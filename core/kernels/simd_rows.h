@@ -10,11 +10,6 @@
 
 #if defined(VEC_WIDTH)
 
-/* Lanes of the vector that starts at i. */
-static inline int lanes_at(int64_t i, int64_t n) {
-    return n - i < VEC_WIDTH ? (int)(n - i) : VEC_WIDTH;
-}
-
 /* e^x: x = n ln 2 + r with |r| <= ln 2 / 2; the Taylor series of e^r to r^7 is within 0.1 ulp there; times 2^n.
  * Below -105 the result is 0, above 89 infinity; NaN stays NaN. */
 static inline vf vf_exp(vf x) {
@@ -49,39 +44,33 @@ WIDEN(bf16, uint16_t, vf_load_bf16, vf_load_bf16_n)
 static void rms_norm(float *y, const float *x, const float *weight, int64_t n, float eps) {
     vf squares = vf_zero();
     for (int64_t i = 0; i < n; i += VEC_WIDTH) {
-        const vf v = vf_load_n(x + i, lanes_at(i, n));
+        const vf v = vf_load_some(x + i, n - i);
         squares = vf_fma(v, v, squares);
     }
     const vf inv = vf_set1(1.0f / sqrtf(vf_sum(squares) / (float)n + eps));
     for (int64_t i = 0; i < n; i += VEC_WIDTH) {
-        const int lanes = lanes_at(i, n);
-        const vf v = vf_mul(vf_load_n(x + i, lanes), inv);
-        vf_store_n(y + i, weight ? vf_mul(v, vf_load_n(weight + i, lanes)) : v, lanes);
+        const vf v = vf_mul(vf_load_some(x + i, n - i), inv);
+        vf_store_some(y + i, weight ? vf_mul(v, vf_load_some(weight + i, n - i)) : v, n - i);
     }
 }
 
 static void swiglu(float *out, const float *gate, const float *up, int64_t n) {
     const vf one = vf_set1(1.0f);
     for (int64_t i = 0; i < n; i += VEC_WIDTH) {
-        const int lanes = lanes_at(i, n);
-        const vf g = vf_load_n(gate + i, lanes);
+        const vf g = vf_load_some(gate + i, n - i);
         const vf silu = vf_div(g, vf_add(one, vf_exp(vf_sub(vf_zero(), g))));
-        vf_store_n(out + i, vf_mul(silu, vf_load_n(up + i, lanes)), lanes);
+        vf_store_some(out + i, vf_mul(silu, vf_load_some(up + i, n - i)), n - i);
     }
 }
 
 static void add(float *y, const float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i += VEC_WIDTH) {
-        const int lanes = lanes_at(i, n);
-        vf_store_n(y + i, vf_add(vf_load_n(y + i, lanes), vf_load_n(x + i, lanes)), lanes);
-    }
+    for (int64_t i = 0; i < n; i += VEC_WIDTH)
+        vf_store_some(y + i, vf_add(vf_load_some(y + i, n - i), vf_load_some(x + i, n - i)), n - i);
 }
 
 static void scale(float *y, const float *x, float a, int64_t n) {
-    for (int64_t i = 0; i < n; i += VEC_WIDTH) {
-        const int lanes = lanes_at(i, n);
-        vf_store_n(y + i, vf_mul(vf_load_n(x + i, lanes), vf_set1(a)), lanes);
-    }
+    for (int64_t i = 0; i < n; i += VEC_WIDTH)
+        vf_store_some(y + i, vf_mul(vf_load_some(x + i, n - i), vf_set1(a)), n - i);
 }
 
 static float max(const float *x, int64_t n) {
@@ -98,11 +87,10 @@ static float max(const float *x, int64_t n) {
 static float exp_sum(float *y, const float *x, int64_t n, float bias) {
     vf sum = vf_zero();
     for (int64_t i = 0; i < n; i += VEC_WIDTH) {
-        const int lanes = lanes_at(i, n);
-        const vf e = vf_exp(vf_sub(vf_load_n(x + i, lanes), vf_set1(bias)));
-        sum = vf_add(sum, vf_keep_n(e, lanes));
+        const vf e = vf_exp(vf_sub(vf_load_some(x + i, n - i), vf_set1(bias)));
+        sum = vf_add(sum, n - i < VEC_WIDTH ? vf_keep_n(e, (int)(n - i)) : e);
         if (y)
-            vf_store_n(y + i, e, lanes);
+            vf_store_some(y + i, e, n - i);
     }
     return vf_sum(sum);
 }

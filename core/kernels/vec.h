@@ -4,10 +4,10 @@
  * Only kernels_<set>.c may include it.  Everything is static: nothing compiled for one set can be linked into another.
  * Without a known set VEC_WIDTH stays undefined and the file is empty.
  *
- *   vf               VEC_WIDTH floats            vf_load_n, vf_store_n  the first n lanes only; lanes not loaded are 0
- *   vf_fma(a, b, c)  a * b + c, rounded once     vf_max(a, b)           b where either is NaN
- *   vf_sum           one fixed tree of additions: l with l + VEC_WIDTH/2, and so on; vf_sum4 does the same four times
- *   vf_ldexp(x, n)   x * 2^n, n integral, 2^n in the range of exp: 0 and infinity come out right */
+ *   vf               VEC_WIDTH floats            vf_load_n, vf_store_n  the first n lanes, n < VEC_WIDTH; lanes not
+ * loaded are 0 vf_fma(a, b, c)  a * b + c, rounded once     vf_max(a, b)           b where either is NaN vf_sum one
+ * fixed tree of additions: l with l + VEC_WIDTH/2, and so on; vf_sum4 does the same four times vf_ldexp(x, n)   x *
+ * 2^n, n integral, 2^n in the range of exp: 0 and infinity come out right */
 #ifndef CORE_KERNELS_VEC_H
 #define CORE_KERNELS_VEC_H
 
@@ -181,7 +181,7 @@ static inline vf vec_bf16(__m128i bits) {
 }
 static inline __m128i vec_load_bits_n(const uint16_t *p, int n) {
     uint16_t bits[8] = {0};
-    memcpy(bits, p, (size_t)n * sizeof *p);
+    memcpy(bits, p, (size_t)(n & 7) * sizeof *p);
     return _mm_loadu_si128((const void *)bits);
 }
 static inline vf vf_load_bf16(const uint16_t *p) {
@@ -235,7 +235,7 @@ static inline vf vf_load(const float *p) {
 }
 static inline vf vf_load_n(const float *p, int n) {
     float lanes[4] = {0};
-    memcpy(lanes, p, (size_t)n * sizeof *p);
+    memcpy(lanes, p, (size_t)(n & 3) * sizeof *p);
     return vld1q_f32(lanes);
 }
 static inline void vf_store(float *p, vf a) {
@@ -244,7 +244,7 @@ static inline void vf_store(float *p, vf a) {
 static inline void vf_store_n(float *p, vf a, int n) {
     float lanes[4];
     vst1q_f32(lanes, a);
-    memcpy(p, lanes, (size_t)n * sizeof *p);
+    memcpy(p, lanes, (size_t)(n & 3) * sizeof *p);
 }
 static inline vf vf_keep_n(vf a, int n) {
     const uint32_t index[4] = {0, 1, 2, 3};
@@ -288,7 +288,7 @@ static inline vf vec_bf16(uint16x4_t bits) {
 }
 static inline uint16x4_t vec_load_bits_n(const uint16_t *p, int n) {
     uint16_t bits[4] = {0};
-    memcpy(bits, p, (size_t)n * sizeof *p);
+    memcpy(bits, p, (size_t)(n & 3) * sizeof *p);
     return vld1_u16(bits);
 }
 static inline vf vf_load_bf16(const uint16_t *p) {
@@ -322,6 +322,17 @@ static inline vf vf_negate_even(vf a) {
 #endif
 
 #if defined(VEC_WIDTH)
+
+/* Part of a vector, at the edge of a row; whole ones are the rule and cheaper to move. */
+static inline vf vf_load_some(const float *p, int64_t n) {
+    return n >= VEC_WIDTH ? vf_load(p) : n > 0 ? vf_load_n(p, (int)n) : vf_zero();
+}
+static inline void vf_store_some(float *p, vf a, int64_t n) {
+    if (n >= VEC_WIDTH)
+        vf_store(p, a);
+    else if (n > 0)
+        vf_store_n(p, a, (int)n);
+}
 
 /* out[i] = the sum of the lanes of v_i, all four by the same tree. */
 static inline void vf_sum4(vf v0, vf v1, vf v2, vf v3, float out[4]) {
