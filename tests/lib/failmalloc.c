@@ -51,9 +51,6 @@ bool failmalloc_next(size_t n) {
     return true;
 }
 
-/* The loader allocates while the sanitizers start: what runs then must not ask them anything. */
-#define EARLY __attribute__((no_sanitize("address", "undefined", "thread")))
-
 static bool is_openblas(const void *caller) {
     Dl_info info;
     return dladdr(caller, &info) != 0 && info.dli_fname != NULL && strstr(info.dli_fname, "openblas") != NULL;
