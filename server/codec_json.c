@@ -45,7 +45,8 @@ int codec_within(struct codec_err *err, const char *fmt, ...) {
 /* ---- bodies -------------------------------------------------------------------------------------------------------
  */
 
-size_t codec_utf8_char_bytes(const char *p, size_t left) {
+/* Length in bytes of the UTF-8 character at p (at least 1 byte left), 0 if it is none. */
+static size_t utf8_char_bytes(const char *p, size_t left) {
     const unsigned char *s = (const unsigned char *)p;
     if (s[0] < 0x80)
         return 1;
@@ -67,7 +68,7 @@ size_t codec_utf8_char_bytes(const char *p, size_t left) {
 
 bool codec_utf8_is_valid(const char *text, size_t len_bytes) {
     for (size_t i = 0, n; i < len_bytes; i += n)
-        if ((n = codec_utf8_char_bytes(text + i, len_bytes - i)) == 0)
+        if ((n = utf8_char_bytes(text + i, len_bytes - i)) == 0)
             return false;
     return true;
 }
@@ -79,7 +80,7 @@ static int check_text(const char *text, size_t len_bytes, struct codec_err *err)
     int depth = 0, n_values = 0;
     for (size_t i = 0, n; i < len_bytes; i += n) {
         unsigned char c = (unsigned char)text[i];
-        if ((n = codec_utf8_char_bytes(text + i, len_bytes - i)) == 0)
+        if ((n = utf8_char_bytes(text + i, len_bytes - i)) == 0)
             return codec_fail(err, NULL, "the body is not valid UTF-8 at byte %zu", i);
         if (c == '\0')
             return codec_fail(err, NULL, "the body has a NUL at byte %zu", i);
@@ -324,11 +325,11 @@ static void put_escape(struct l4_buf *out, unsigned char c) {
     l4_buf_append(out, text, at ? 2 : 6);
 }
 
-void codec_put_escaped(struct l4_buf *out, const char *text, size_t len_bytes) {
+static void put_escaped(struct l4_buf *out, const char *text, size_t len_bytes) {
     size_t done = 0, i = 0;
     while (i < len_bytes) {
         unsigned char c = (unsigned char)text[i];
-        size_t n = c < 0x80 ? 1 : codec_utf8_char_bytes(text + i, len_bytes - i);
+        size_t n = c < 0x80 ? 1 : utf8_char_bytes(text + i, len_bytes - i);
         if (n > 0 && c >= 0x20 && c != '"' && c != '\\') {
             i += n;
             continue;
@@ -345,7 +346,7 @@ void codec_put_escaped(struct l4_buf *out, const char *text, size_t len_bytes) {
 
 void codec_put_string(struct l4_buf *out, const char *text, size_t len_bytes) {
     l4_buf_append(out, "\"", 1);
-    codec_put_escaped(out, text, len_bytes);
+    put_escaped(out, text, len_bytes);
     l4_buf_append(out, "\"", 1);
 }
 

@@ -77,14 +77,10 @@ struct codec_slice codec_slice_next(struct codec_slice *cursor, bool has_keys);
 
 /* codec_put_string - a JSON string, quotes included.  Bytes that are not UTF-8 become U+FFFD. */
 void codec_put_string(struct l4_buf *out, const char *text, size_t len_bytes);
-/* codec_put_escaped - the same without the quotes. */
-void codec_put_escaped(struct l4_buf *out, const char *text, size_t len_bytes);
 void codec_put_int(struct l4_buf *out, int64_t value);
 /* codec_put_float - nine digits, which name a float exactly; NaN as null; infinities as -9999 and 9999. */
 void codec_put_float(struct l4_buf *out, double value);
 
-/* Length in bytes of the UTF-8 character at p (at least 1 byte left), 0 if it is none. */
-size_t codec_utf8_char_bytes(const char *p, size_t left);
 bool codec_utf8_is_valid(const char *text, size_t len_bytes);
 
 #endif

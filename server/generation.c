@@ -81,13 +81,6 @@ int generation_check_length(const struct generation_input *input, const char *pa
     return L4_E_CONTEXT_LENGTH;
 }
 
-int64_t generation_count_chars(const char *text, size_t len_bytes) {
-    int64_t n = 0;
-    for (size_t i = 0; i < len_bytes; i++)
-        n += ((unsigned char)text[i] & 0xc0) != 0x80;
-    return n;
-}
-
 /* What the engine has copied or made is not needed any more. */
 static void free_input(struct generation *gen) {
     struct generation_input *input = &gen->input;
@@ -375,6 +368,13 @@ static bool init_head(struct generation *gen) {
     return true;
 }
 
+static int64_t count_chars(const char *text, size_t len_bytes) {
+    int64_t n = 0;
+    for (size_t i = 0; i < len_bytes; i++)
+        n += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return n;
+}
+
 /* Candidate k of prompt p before it is submitted. */
 static void init_candidate(struct generation *gen, size_t p, size_t k) {
     const struct gen_params *params = &gen->input.params;
@@ -385,7 +385,7 @@ static void init_candidate(struct generation *gen, size_t p, size_t k) {
     c->n_prompt_tokens = k == 0 ? (int64_t)prompt->tokens.len : 0;
     c->in_prompt = params->echo && params->logprobs;
     c->hides_first = prompt->has_implicit_bos;
-    c->prompt_chars = generation_count_chars(prompt->text.data, prompt->text.len);
+    c->prompt_chars = count_chars(prompt->text.data, prompt->text.len);
     if (params->echo)
         l4_buf_append(&c->text, prompt->text.data, prompt->text.len);
     if (params->logprobs) {

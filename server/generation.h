@@ -61,6 +61,4 @@ int generation_refuse(struct codec_err *out, const char *param, const struct l4_
 int generation_check_length(const struct generation_input *input, const char *param, size_t n_bytes,
                             struct codec_err *err) L4_MUST_CHECK;
 
-int64_t generation_count_chars(const char *text, size_t len_bytes); /* of valid UTF-8 */
-
 #endif

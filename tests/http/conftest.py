@@ -118,7 +118,6 @@ class Daemon:
         return Client(s)
 
 
-
 class Response:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body

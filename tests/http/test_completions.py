@@ -158,7 +158,7 @@ def test_scoring_a_prompt(demo, case):
 
 def test_scoring_as_evaluation_harnesses_do(demo):
     """A continuation is scored by the tokens after its context; greedy means that each is the best of the map."""
-    case = GREEDY[6 if len(GREEDY) > 6 else 0]
+    case = GREEDY[0]
     answer = whole(demo, COMPLETIONS, prompt=[case["prompt_ids"] + case["ids"][:8]], max_tokens=1, temperature=0,
                    echo=True, logprobs=1, seed=1234)
     logprobs = answer["choices"][0]["logprobs"]
