@@ -40,12 +40,12 @@ enum {
     DOT_BLOCK_ROWS = 48,
     DOT_BLOCK_COLUMNS = 64,
     DOT_BLOCK_K = 512,
-    AXPY_BLOCK_COLUMNS = 256,
-    AXPY_BLOCK_K = 256,
+    AXPY_BLOCK_COLUMNS = 512,
+    AXPY_BLOCK_K = 128,
     AXPY_BLOCK_ROWS = 192,
     AXPY_NARROW_COLUMNS = 128,  /* up to here a few rows' sums stay in registers for all of K */
     AXPY_STREAM_K = 8,          /* rows of weights read side by side */
-    AXPY_STREAM_COLUMNS = 4096, /* of y, all rows together: stays in the first-level cache */
+    AXPY_STREAM_COLUMNS = 8192, /* of y, all rows together: stays in the first-level cache */
     FETCH_STEPS = 16,           /* of K between two looks at what to fetch ahead */
     WIDTH = VEC_WIDTH
 };
