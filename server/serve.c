@@ -68,6 +68,9 @@ static void stop(struct daemon *daemon) {
     uv_close((uv_handle_t *)&daemon->sigint, NULL);
     uv_close((uv_handle_t *)&daemon->sighup, NULL);
     uv_close((uv_handle_t *)&daemon->drain_timer, NULL);
+    /* One more signal must not change the exit status now that nobody listens. */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
 }
 
 /* What runs gets an error as its last event and a moment to be told so. */
@@ -183,6 +186,12 @@ static void open_engine(void *user) {
     options.progress = on_engine_progress;
     options.user = daemon->server.bridge;
     daemon->open_rc = l4_engine_open(&daemon->engine, &options, &daemon->open_err);
+    if (daemon->open_rc == 0 && l4_engine_tokenizer(daemon->engine) == NULL) {
+        /* The engine can do without; whoever speaks HTTP speaks text. */
+        l4_engine_close(daemon->engine);
+        daemon->engine = NULL;
+        daemon->open_rc = l4_err_set(&daemon->open_err, L4_E_NOT_FOUND, "%s has no tokenizer.json", config->model);
+    }
     uv_async_send(&daemon->opened);
 }
 

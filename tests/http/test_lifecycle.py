@@ -55,6 +55,16 @@ def test_no_checkpoint(start):
     assert "cannot load the model: " in daemon.log() and "tests/models/none" in daemon.log()
 
 
+def test_no_tokenizer(start, tmp_path):
+    """Reference checkpoints have none, which is fine for the engine; a server without one could answer nobody."""
+    for name in os.listdir(os.path.join(ROOT, "tests/models/demo")):
+        if name != "tokenizer.json":
+            os.symlink(os.path.join(ROOT, "tests/models/demo", name), tmp_path / name)
+    daemon = start(model=str(tmp_path), real=True, wait_ready=False)
+    assert daemon.wait_exit() == 1
+    assert "cannot load the model: %s has no tokenizer.json" % tmp_path in daemon.log()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_drain(start, number):
     """What runs or waits is finished, what is new is refused, probes are answered, then exit 0."""
