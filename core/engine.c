@@ -92,8 +92,9 @@ static bool take_work(struct l4_engine *engine) {
         engine->n_inbox = 0;
     }
     pthread_mutex_unlock(&engine->mutex);
-    DL_FOREACH_SAFE(inbox, request, next)
-    sched_add(sched, request);
+    DL_FOREACH_SAFE(inbox, request, next) {
+        sched_add(sched, request);
+    }
     return go_on;
 }
 
@@ -136,8 +137,9 @@ static void *engine_main(void *arg) {
 
 static void engine_free(struct l4_engine *engine) {
     struct request *request, *next;
-    DL_FOREACH_SAFE(engine->inbox, request, next)
-    request_close(request);
+    DL_FOREACH_SAFE(engine->inbox, request, next) {
+        request_close(request);
+    }
     for (struct l4_event *event = engine->events; event;) {
         struct l4_event *after = event->next;
         l4_event_free(event);

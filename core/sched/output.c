@@ -73,6 +73,7 @@ static void output_last(struct sched *sched, struct request *request, enum reque
 }
 
 void output_error(struct sched *sched, struct request *request, const struct l4_err *error, double now_s) {
+    sched_log(sched, L4_LOG_ERROR, request, "failed: %s", error->message);
     request->last->error = *error;
     output_last(sched, request, REQUEST_FAILED, now_s);
 }

@@ -49,8 +49,9 @@ void sched_close(struct sched *sched) {
     for (int i = 0; i < sched->n_running; i++)
         request_close(sched->running[i]);
     struct request *request, *next;
-    DL_FOREACH_SAFE(sched->queue, request, next)
-    request_close(request);
+    DL_FOREACH_SAFE(sched->queue, request, next) {
+        request_close(request);
+    }
     for (struct l4_event *event = sched->events; event;) {
         struct l4_event *after = event->next;
         l4_event_free(event);
@@ -129,9 +130,10 @@ static void drop_cancelled(struct sched *sched, double now_s) {
         if (atomic_load_explicit(sched->running[i]->cancelled, memory_order_relaxed))
             output_done(sched, sched->running[i], L4_FINISH_CANCELLED, -1, now_s);
     struct request *request, *next;
-    DL_FOREACH_SAFE(sched->queue, request, next)
-    if (atomic_load_explicit(request->cancelled, memory_order_relaxed))
-        output_done(sched, request, L4_FINISH_CANCELLED, -1, now_s);
+    DL_FOREACH_SAFE(sched->queue, request, next) {
+        if (atomic_load_explicit(request->cancelled, memory_order_relaxed))
+            output_done(sched, request, L4_FINISH_CANCELLED, -1, now_s);
+    }
 }
 
 /* ---- admission ------------------------------------------------------------------------------------------------ */

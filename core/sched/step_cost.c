@@ -29,20 +29,16 @@ void step_cost_observe(struct step_cost *cost, int64_t n_decode, int64_t n_promp
 }
 
 int64_t step_cost_chunk(const struct step_cost *cost, int64_t n_decode, double max_step_s, int64_t max_chunk_tokens) {
-    double tokens = UNKNOWN_CHUNK_TOKENS, budget_s;
-    max_step_s *= MARGIN;
-    budget_s = max_step_s * STEP_COST_IDLE_FACTOR;
-    if (n_decode > 0) {
-        budget_s = max_step_s - step_cost_decode_s(cost, n_decode);
-        if (budget_s <= 0)
-            budget_s = max_step_s / 4;
-    }
+    double decode_s = step_cost_decode_s(cost, n_decode), tokens = UNKNOWN_CHUNK_TOKENS, budget_s;
+    if (n_decode == 0)
+        budget_s = MARGIN * max_step_s * STEP_COST_IDLE_FACTOR;
+    else
+        budget_s = decode_s < max_step_s ? MARGIN * max_step_s - decode_s : decode_s / 2;
     if (cost->prompt_tokens > 0) {
         double token_s = cost->prompt_s / cost->prompt_tokens;
         tokens = budget_s < token_s * (double)max_chunk_tokens ? budget_s / token_s : (double)max_chunk_tokens;
     }
-    int64_t n = (int64_t)tokens;
-    if (n > max_chunk_tokens)
-        n = max_chunk_tokens;
-    return n < 1 ? 1 : n;
+    if (!(tokens > 1)) /* no time left, or not a number */
+        return 1;
+    return tokens < (double)max_chunk_tokens ? (int64_t)tokens : max_chunk_tokens;
 }

@@ -19,9 +19,9 @@ void step_cost_observe(struct step_cost *cost, int64_t n_decode, int64_t n_promp
 double step_cost_decode_s(const struct step_cost *cost, int64_t n_decode);
 
 /* step_cost_chunk - how many prompt tokens a step may take, 1..max_chunk_tokens.
- *   Beside decodes the step shall stay below max_step_s; where decoding alone takes longer than that, prompts get a
- * quarter of max_step_s on top, so that they come forward at all.  With nothing decoding only cancelling and arriving
- * requests wait for the step: it may be STEP_COST_IDLE_FACTOR times as long. */
+ *   Beside decodes the step shall stay below max_step_s; where decoding alone takes longer than that, prompts get half
+ * as long again, so that they come forward at all.  With nothing decoding only cancelling and arriving requests wait
+ * for the step: it may be STEP_COST_IDLE_FACTOR times as long. */
 enum { STEP_COST_IDLE_FACTOR = 8 };
 int64_t step_cost_chunk(const struct step_cost *cost, int64_t n_decode, double max_step_s, int64_t max_chunk_tokens);
 

@@ -71,6 +71,18 @@ static void slower_prompts_get_shorter_chunks(void **state) {
     assert_in_range(after, 30, 50);
 }
 
+/* Decodes that leave little of the bound, but some: the bound holds, and prompts still go on. */
+static void little_time_is_not_exceeded(void **state) {
+    (void)state;
+    const struct machine m = {0.45, 0.001, 0.005};
+    struct step_cost cost = {0};
+    for (int i = 0; i < 5; i++)
+        run(&m, &cost, 1, 0);
+    run(&m, &cost, 1, 32);
+    for (int i = 0; i < 10; i++)
+        assert_true(run(&m, &cost, 1, step_cost_chunk(&cost, 1, 0.5, MAX_CHUNK)) <= 0.5);
+}
+
 static void slow_decodes_do_not_starve_prompts(void **state) {
     (void)state;
     const struct machine m = {1.2, 0.01, 0.005};
@@ -79,7 +91,7 @@ static void slow_decodes_do_not_starve_prompts(void **state) {
         run(&m, &cost, 1, 0);
     for (int i = 0; i < 30; i++)
         run(&m, &cost, 1, step_cost_chunk(&cost, 1, 0.5, MAX_CHUNK));
-    assert_in_range(step_cost_chunk(&cost, 1, 0.5, MAX_CHUNK), 15, 25); /* 0.8 * 0.5 / 4 / 0.005 = 20 */
+    assert_in_range(step_cost_chunk(&cost, 1, 0.5, MAX_CHUNK), 100, 130); /* 1.21 / 2 / 0.005 */
 }
 
 /* With nothing decoding a step may be longer, but not without end: cancel waits for it. */
@@ -106,9 +118,10 @@ static void decode_estimate_grows_with_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(unknown_machine_starts_small),      cmocka_unit_test(steps_stay_below_the_bound),
-        cmocka_unit_test(slower_prompts_get_shorter_chunks), cmocka_unit_test(slow_decodes_do_not_starve_prompts),
-        cmocka_unit_test(idle_steps_are_bounded_too),        cmocka_unit_test(decode_estimate_grows_with_rows),
+        cmocka_unit_test(unknown_machine_starts_small),       cmocka_unit_test(steps_stay_below_the_bound),
+        cmocka_unit_test(slower_prompts_get_shorter_chunks),  cmocka_unit_test(little_time_is_not_exceeded),
+        cmocka_unit_test(slow_decodes_do_not_starve_prompts), cmocka_unit_test(idle_steps_are_bounded_too),
+        cmocka_unit_test(decode_estimate_grows_with_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
