@@ -100,8 +100,7 @@ static bool take_work(struct l4_engine *engine) {
 
 /* Hands events to whoever polls, and frees the slots of requests that have ended. */
 static void deliver(struct l4_engine *engine) {
-    int n_ended;
-    struct l4_event *events = sched_take_events(engine->parts.sched, &n_ended), *last = events;
+    struct l4_event *events = sched_take_events(engine->parts.sched), *last = events;
     pthread_mutex_lock(&engine->mutex);
     bool wake = events && !engine->events;
     for (struct l4_event *event = events; event; event = event->next) {

@@ -11,10 +11,6 @@ static int64_t min_i64(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-static long long mib(int64_t bytes) {
-    return (long long)(bytes >> 20);
-}
-
 /* The longest sequence of at most `most` tokens that n_pages hold; 0 if not even one token fits. */
 static int64_t longest_context(const struct model_config *config, int64_t n_pages, int64_t most, int64_t max_step) {
     int64_t fits = 0, too_long = most + 1;
@@ -76,7 +72,7 @@ int engine_budget(struct engine_budget *budget, const struct l4_engine_options *
     if (budget->kv_bytes > limit_bytes)
         return l4_err_set(err, L4_E_NOMEM,
                           "a KV cache of %lld MiB (a context of %lld tokens) does not fit into %lld MiB of memory%s",
-                          mib(budget->kv_bytes), (long long)budget->max_context_tokens, mib(limit_bytes),
+                          engine_mib(budget->kv_bytes), (long long)budget->max_context_tokens, engine_mib(limit_bytes),
                           memory->cgroup_bytes < memory->total_bytes ? " (the control group's limit)" : "");
     int64_t most_tokens;
     if (!checked_mul_i64(budget->kv_pages, KV_PAGE_TOKENS, &most_tokens))

@@ -11,6 +11,11 @@
 #include "core/sched/sched.h"
 #include "llama4/engine.h"
 
+/* For messages: whole MiB. */
+static inline long long engine_mib(int64_t bytes) {
+    return (long long)(bytes >> 20);
+}
+
 /* ---- engine_budget.c: how long a context, how large a KV cache ---- */
 
 struct engine_budget {

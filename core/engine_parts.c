@@ -93,10 +93,6 @@ static void say(const struct l4_engine_options *options, enum l4_log_level level
     options->log(options->user, level, line);
 }
 
-static long long mib(int64_t bytes) {
-    return (long long)(bytes >> 20);
-}
-
 /* Mapped weights can be dropped from memory and read again, so too little of it is slow, not wrong: a warning. */
 static void warn_memory(const struct engine_parts *parts, const struct l4_engine_options *options,
                         const struct memory_limits *memory) {
@@ -107,10 +103,11 @@ static void warn_memory(const struct engine_parts *parts, const struct l4_engine
         say(options, L4_LOG_WARN,
             "weights of %lld MiB and a KV cache of %lld MiB exceed %s of %lld MiB: weights will be read from disk "
             "again and again",
-            mib(weights), mib(kv), in_group ? "the control group's memory limit" : "the memory", mib(limit));
+            engine_mib(weights), engine_mib(kv), in_group ? "the control group's memory limit" : "the memory",
+            engine_mib(limit));
     else if (kv > memory->available_bytes)
         say(options, L4_LOG_WARN, "a KV cache of %lld MiB exceeds the %lld MiB of memory that are available now",
-            mib(kv), mib(memory->available_bytes));
+            engine_mib(kv), engine_mib(memory->available_bytes));
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------------- */
@@ -254,9 +251,9 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
         "model %s: %.1fM parameters (%.1fM active), %s, %lld MiB of weights; %d threads, kernels %s, experts %s, gemm "
         "%s%s; context %lld tokens, KV cache %lld MiB for %lld tokens",
         info->name, (double)info->parameters * 1e-6, (double)info->active_parameters * 1e-6, info->quantization,
-        mib(weights_bytes(parts->checkpoint)), info->threads, info->cpu_kernels, info->experts_implementation,
+        engine_mib(weights_bytes(parts->checkpoint)), info->threads, info->cpu_kernels, info->experts_implementation,
         info->gemm, info->batch_invariant ? "" : " (not batch-invariant)", (long long)info->max_context_tokens,
-        mib(parts->budget.kv_bytes), (long long)info->kv_capacity_tokens);
+        engine_mib(parts->budget.kv_bytes), (long long)info->kv_capacity_tokens);
 }
 
 static int open_parts(struct engine_parts *parts, const struct l4_engine_options *options,

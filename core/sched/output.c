@@ -68,7 +68,6 @@ static void output_last(struct sched *sched, struct request *request, enum reque
     sched_log(sched, L4_LOG_DEBUG, request, "%s after %lld tokens", request_state_name(state),
               (long long)event->n_generated);
     event_send(sched, event);
-    sched->n_ended++;
     sched_remove(sched, request);
 }
 

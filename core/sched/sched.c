@@ -77,11 +77,9 @@ bool sched_busy(const struct sched *sched) {
     return sched->n_queued + sched->n_running > 0;
 }
 
-struct l4_event *sched_take_events(struct sched *sched, int *n_ended) {
+struct l4_event *sched_take_events(struct sched *sched) {
     struct l4_event *events = sched->events;
-    *n_ended = sched->n_ended;
     sched->events = sched->last_event = NULL;
-    sched->n_ended = 0;
     return events;
 }
 

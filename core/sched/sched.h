@@ -59,9 +59,8 @@ void sched_add(struct sched *sched, struct request *take_request);
 bool sched_busy(const struct sched *sched);
 /* sched_step - drop what was cancelled, admit, run one step of the model. */
 void sched_step(struct sched *sched);
-/* sched_take_events - the events since the last call, oldest first, the caller's; *n_ended counts those that are a
- * request's last. */
-struct l4_event *sched_take_events(struct sched *sched, int *n_ended);
+/* sched_take_events - the events since the last call, oldest first, the caller's. */
+struct l4_event *sched_take_events(struct sched *sched);
 /* n_queued and n_running, the pages, and the counters. */
 void sched_stats(const struct sched *sched, struct l4_engine_stats *stats);
 

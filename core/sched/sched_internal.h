@@ -33,7 +33,6 @@ struct sched {
     struct step_cost cost;
 
     struct l4_event *events, *last_event;
-    int n_ended;
     uint64_t steps, preemptions, prompt_tokens, generated_tokens;
 };
 

@@ -33,7 +33,7 @@ struct answer {
     struct l4_event last;
 };
 
-struct bench {
+struct rig {
     struct model_config config;
     struct fake_model model;
     struct kv_pool *kv;
@@ -52,7 +52,7 @@ struct setup {
     struct sched_hooks hooks;
 };
 
-static void bench_open(struct bench *b, const struct setup *setup) {
+static void rig_open(struct rig *b, const struct setup *setup) {
     memset(b, 0, sizeof *b);
     fake_model_config(&b->config, VOCAB, CONTEXT, CHUNK);
     b->model = (struct fake_model){.config = &b->config, .step_s = 0.001, .decode_s = 0.001, .token_s = 0.001};
@@ -78,26 +78,23 @@ static void bench_open(struct bench *b, const struct setup *setup) {
     assert_int_equal(sched_open(&b->sched, &config, &err), 0);
 }
 
-static void bench_close(struct bench *b) {
+static void rig_close(struct rig *b) {
     sched_close(b->sched);
     assert_int_equal(kv_pool_free_pages(b->kv), kv_pool_total_pages(b->kv));
     kv_pool_close(b->kv);
 }
 
-static int open_request(struct bench *b, const struct l4_request *from, struct request **request, struct l4_err *err) {
+static int open_request(const struct l4_request *from, struct request **request, struct l4_err *err) {
     const struct request_limits limits = {.vocab_size = VOCAB, .max_context_tokens = CONTEXT};
-    (void)b;
     return request_open(request, from, &limits, err);
 }
 
-static struct answer *add(struct bench *b, struct l4_request from) {
+static struct answer *add(struct rig *b, struct l4_request from) {
     struct answer *answer = &b->answers[b->n_answers];
     struct request *request;
     struct l4_err err = {0};
     from.user = answer;
-    if (from.sampling.top_p == 0)
-        l4_sampling_init(&from.sampling);
-    int rc = open_request(b, &from, &request, &err);
+    int rc = open_request(&from, &request, &err);
     if (rc != 0)
         fail_msg("request_open: %s", err.message);
     request->id = (uint64_t)++b->n_answers;
@@ -117,12 +114,12 @@ static struct l4_request prompt_of(int32_t *prompt, int n, int salt, int64_t max
     return request;
 }
 
-static struct answer *add_plain(struct bench *b, int n_prompt, int salt, int64_t max_tokens) {
+static struct answer *add_plain(struct rig *b, int n_prompt, int salt, int64_t max_tokens) {
     int32_t prompt[CONTEXT];
     return add(b, prompt_of(prompt, n_prompt, salt, max_tokens));
 }
 
-static void take_event(struct bench *b, const struct l4_event *event) {
+static void take_event(struct rig *b, const struct l4_event *event) {
     struct answer *answer = event->user;
     assert_int_equal(answer->n_ends, 0); /* nothing comes after the last event */
     switch (event->type) {
@@ -149,20 +146,17 @@ static void take_event(struct bench *b, const struct l4_event *event) {
     }
 }
 
-static void step(struct bench *b) {
-    int n_ended, n_seen = 0;
+static void step(struct rig *b) {
     b->n_steps++;
     sched_step(b->sched);
-    for (struct l4_event *event = sched_take_events(b->sched, &n_ended), *next; event; event = next) {
+    for (struct l4_event *event = sched_take_events(b->sched), *next; event; event = next) {
         next = event->next;
-        n_seen += event->type == L4_EVENT_DONE || event->type == L4_EVENT_ERROR;
         take_event(b, event);
         l4_event_free(event);
     }
-    assert_int_equal(n_seen, n_ended);
 }
 
-static void run(struct bench *b) {
+static void run(struct rig *b) {
     for (int i = 0; sched_busy(b->sched); i++) {
         assert_true(i < 4000); /* it comes to an end */
         step(b);
@@ -172,7 +166,7 @@ static void run(struct bench *b) {
 }
 
 /* What greedy decoding of prompt_of(n_prompt, salt) must give. */
-static void check_greedy(const struct bench *b, const struct answer *answer, int n_prompt, int salt, int n_answer) {
+static void check_greedy(const struct rig *b, const struct answer *answer, int n_prompt, int salt, int n_answer) {
     int32_t tokens[CONTEXT];
     float logits[VOCAB];
     prompt_of(tokens, n_prompt, salt, n_answer);
@@ -188,7 +182,7 @@ static void check_greedy(const struct bench *b, const struct answer *answer, int
     }
 }
 
-static struct l4_engine_stats stats_of(const struct bench *b) {
+static struct l4_engine_stats stats_of(const struct rig *b) {
     struct l4_engine_stats stats;
     sched_stats(b->sched, &stats);
     return stats;
@@ -198,8 +192,8 @@ static struct l4_engine_stats stats_of(const struct bench *b) {
 
 static void one_request_runs_to_its_length(void **state) {
     (void)state;
-    static struct bench b;
-    bench_open(&b, &(struct setup){0});
+    static struct rig b;
+    rig_open(&b, &(struct setup){0});
     struct answer *answer = add_plain(&b, 100, 1, 20);
     run(&b);
     check_greedy(&b, answer, 100, 1, 20);
@@ -211,14 +205,14 @@ static void one_request_runs_to_its_length(void **state) {
     assert_true(answer->last.prefill_s > 0 && answer->last.decode_s > 0);
     assert_int_equal(stats_of(&b).prompt_tokens, 100);
     assert_int_equal(stats_of(&b).generated_tokens, 20);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 static void end_tokens_and_stop_ids_end_the_answer(void **state) {
     (void)state;
-    static struct bench b;
+    static struct rig b;
     int32_t prompt[8];
-    bench_open(&b, &(struct setup){0});
+    rig_open(&b, &(struct setup){0});
     struct answer *free_running = add_plain(&b, 8, 3, 12);
     run(&b);
     int32_t third = free_running->ids[2];
@@ -240,14 +234,14 @@ static void end_tokens_and_stop_ids_end_the_answer(void **state) {
         assert_true(answer->n_ids <= 3 && answer->ids[answer->n_ids - 1] == third);
     }
     assert_int_equal(ignored->n_ids, 12);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 static void scoring_gives_each_prompt_token_once(void **state) {
     (void)state;
-    static struct bench b;
+    static struct rig b;
     int32_t prompt[300];
-    bench_open(&b, &(struct setup){.max_chunk = 200});
+    rig_open(&b, &(struct setup){.max_chunk = 200});
     struct l4_request request = prompt_of(prompt, 300, 5, 0);
     request.prompt_logprobs = true;
     struct answer *answer = add(&b, request);
@@ -267,15 +261,15 @@ static void scoring_gives_each_prompt_token_once(void **state) {
     assert_int_equal(plain->n_prompt_events + plain->n_ids, 0);
     for (int i = 0; i < b.model.n_steps; i++) /* the rows of logits stay within their bound */
         assert_true(b.model.logits[i] <= SCHED_PROMPT_LOGITS_ROWS + 8);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 /* ---- order ---------------------------------------------------------------------------------------------------- */
 
 static void first_come_first_served(void **state) {
     (void)state;
-    static struct bench b;
-    bench_open(&b, &(struct setup){.max_running = 2});
+    static struct rig b;
+    rig_open(&b, &(struct setup){.max_running = 2});
     for (int i = 0; i < 8; i++)
         add_plain(&b, i % 2 ? 5 : 150, i, 10);
     run(&b);
@@ -285,13 +279,13 @@ static void first_come_first_served(void **state) {
             assert_true(b.answers[i].first_at >= b.answers[i - 1].first_at);
     }
     assert_int_equal(stats_of(&b).preemptions, 0);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 static void requests_join_and_leave_between_steps(void **state) {
     (void)state;
-    static struct bench b;
-    bench_open(&b, &(struct setup){0});
+    static struct rig b;
+    rig_open(&b, &(struct setup){0});
     struct answer *longer = add_plain(&b, 10, 1, 60);
     for (int i = 0; i < 10; i++)
         step(&b);
@@ -301,14 +295,14 @@ static void requests_join_and_leave_between_steps(void **state) {
     assert_int_equal(longer->ended_at, 60); /* never waited */
     check_greedy(&b, longer, 10, 1, 60);
     check_greedy(&b, shorter, 10, 2, 5);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 /* A long prompt beside a running stream: every step brings the stream a token and stays below the bound. */
 static void long_prompts_do_not_stall_decodes(void **state) {
     (void)state;
-    static struct bench b;
-    bench_open(&b, &(struct setup){.max_chunk = 512, .max_step_s = 0.1});
+    static struct rig b;
+    rig_open(&b, &(struct setup){.max_chunk = 512, .max_step_s = 0.1});
     b.model.token_s = 0.005;
     struct answer *stream = add_plain(&b, 4, 1, 200);
     for (int i = 0; i < 5; i++)
@@ -324,19 +318,19 @@ static void long_prompts_do_not_stall_decodes(void **state) {
     run(&b);
     check_greedy(&b, stream, 4, 1, 200);
     check_greedy(&b, late, 800, 2, 1);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 static void chunks_are_bounded_when_nothing_decodes(void **state) {
     (void)state;
-    static struct bench b;
-    bench_open(&b, &(struct setup){.max_chunk = 48, .max_step_s = 1000});
+    static struct rig b;
+    rig_open(&b, &(struct setup){.max_chunk = 48, .max_step_s = 1000});
     add_plain(&b, 500, 1, 1);
     add_plain(&b, 100, 2, 1);
     run(&b);
     for (int i = 0; i < b.model.n_steps; i++)
         assert_true(b.model.tokens[i] <= 48 + 1); /* and one that decodes */
-    bench_close(&b);
+    rig_close(&b);
 }
 
 /* ---- pages ---------------------------------------------------------------------------------------------------- */
@@ -344,10 +338,10 @@ static void chunks_are_bounded_when_nothing_decodes(void **state) {
 /* Room for one full context and little more: answers that grow push the youngest back, and nothing else changes. */
 static void youngest_is_set_back_when_pages_run_out(void **state) {
     (void)state;
-    static struct bench b;
+    static struct rig b;
     struct model_config config;
     fake_model_config(&config, VOCAB, CONTEXT, CHUNK);
-    bench_open(&b, &(struct setup){.max_running = 6, .n_pages = kv_pages_needed(&config, CONTEXT, 32)});
+    rig_open(&b, &(struct setup){.max_running = 6, .n_pages = kv_pages_needed(&config, CONTEXT, 32)});
     int32_t prompt[CONTEXT];
     for (int i = 0; i < 6; i++) {
         struct l4_request request = prompt_of(prompt, 20 + i, i + 1, 400);
@@ -365,15 +359,15 @@ static void youngest_is_set_back_when_pages_run_out(void **state) {
     }
     assert_int_equal(stats_of(&b).prompt_tokens, 6 * 20 + 15); /* recomputed ones are not counted twice */
     assert_int_equal(stats_of(&b).generated_tokens, 6 * 400);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 static void a_prompt_waits_until_its_pages_are_free(void **state) {
     (void)state;
-    static struct bench b;
+    static struct rig b;
     struct model_config config;
     fake_model_config(&config, VOCAB, CONTEXT, CHUNK);
-    bench_open(&b, &(struct setup){.n_pages = kv_pages_needed(&config, CONTEXT, 32)});
+    rig_open(&b, &(struct setup){.n_pages = kv_pages_needed(&config, CONTEXT, 32)});
     struct answer *first = add_plain(&b, 900, 1, 50);
     struct answer *second = add_plain(&b, 900, 2, 50);
     struct answer *third = add_plain(&b, 5, 3, 2); /* would fit, but does not overtake */
@@ -381,7 +375,7 @@ static void a_prompt_waits_until_its_pages_are_free(void **state) {
     assert_int_equal(stats_of(&b).preemptions, 0);
     assert_true(second->first_at > first->ended_at);
     assert_true(third->first_at >= second->first_at);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 /* ---- hooks: any chunks, any setting back ---------------------------------------------------------------------- */
@@ -403,9 +397,9 @@ static int chaos_preempt(void *user, int n_running) {
 
 static void chaos_does_not_show(void **state) {
     (void)state;
-    static struct bench b;
+    static struct rig b;
     struct chaos chaos = {1};
-    bench_open(&b, &(struct setup){.max_running = 5, .hooks = {chaos_chunk, chaos_preempt, &chaos}});
+    rig_open(&b, &(struct setup){.max_running = 5, .hooks = {chaos_chunk, chaos_preempt, &chaos}});
     int32_t prompt[CONTEXT];
     for (int i = 0; i < 20; i++) {
         struct l4_request request = prompt_of(prompt, 10 + i * 5, i, 10 + i);
@@ -419,15 +413,15 @@ static void chaos_does_not_show(void **state) {
         check_greedy(&b, &b.answers[i], 10 + i * 5, i, 10 + i);
         assert_int_equal(b.answers[i].n_prompt_events, i % 3 == 0 ? 10 + i * 5 : 0);
     }
-    bench_close(&b);
+    rig_close(&b);
 }
 
 /* ---- cancel --------------------------------------------------------------------------------------------------- */
 
 static void cancel_works_in_every_state(void **state) {
     (void)state;
-    static struct bench b;
-    bench_open(&b, &(struct setup){.max_running = 2, .max_chunk = 16});
+    static struct rig b;
+    rig_open(&b, &(struct setup){.max_running = 2, .max_chunk = 16});
     struct answer *decoding = add_plain(&b, 5, 1, 500);
     struct answer *prefilling = add_plain(&b, 900, 2, 5);
     struct answer *queued = add_plain(&b, 5, 3, 5);
@@ -449,15 +443,15 @@ static void cancel_works_in_every_state(void **state) {
     assert_int_equal(next->n_ids, 1);
     run(&b);
     check_greedy(&b, next, 5, 4, 5);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 static void cancel_while_set_back(void **state) {
     (void)state;
-    static struct bench b;
+    static struct rig b;
     struct model_config config;
     fake_model_config(&config, VOCAB, CONTEXT, CHUNK);
-    bench_open(&b, &(struct setup){.max_running = 2, .n_pages = kv_pages_needed(&config, CONTEXT, 32)});
+    rig_open(&b, &(struct setup){.max_running = 2, .n_pages = kv_pages_needed(&config, CONTEXT, 32)});
     struct answer *older = add_plain(&b, 300, 1, 700), *younger = add_plain(&b, 300, 2, 700);
     while (stats_of(&b).preemptions == 0)
         step(&b);
@@ -466,28 +460,28 @@ static void cancel_while_set_back(void **state) {
     assert_true(younger->n_ends == 1 && younger->finish == L4_FINISH_CANCELLED && younger->n_ids > 0);
     run(&b);
     check_greedy(&b, older, 300, 1, 700);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 /* ---- memory --------------------------------------------------------------------------------------------------- */
 
 static void steps_too_large_for_memory_are_made_smaller(void **state) {
     (void)state;
-    static struct bench b;
-    bench_open(&b, &(struct setup){.max_running = 8, .max_chunk = 64});
+    static struct rig b;
+    rig_open(&b, &(struct setup){.max_running = 8, .max_chunk = 64});
     b.model.max_step_tokens = 3;
     for (int i = 0; i < 8; i++)
         add_plain(&b, 30 + i, i, 10);
     run(&b);
     for (int i = 0; i < 8; i++)
         check_greedy(&b, &b.answers[i], 30 + i, i, 10);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 static void a_failing_model_ends_requests_with_its_error(void **state) {
     (void)state;
-    static struct bench b;
-    bench_open(&b, &(struct setup){0});
+    static struct rig b;
+    rig_open(&b, &(struct setup){0});
     struct answer *first = add_plain(&b, 5, 1, 5), *second = add_plain(&b, 5, 2, 5);
     b.model.fail_code = L4_E_INTERNAL;
     run(&b);
@@ -502,7 +496,7 @@ static void a_failing_model_ends_requests_with_its_error(void **state) {
     struct answer *fourth = add_plain(&b, 5, 4, 5);
     run(&b);
     check_greedy(&b, fourth, 5, 4, 5);
-    bench_close(&b);
+    rig_close(&b);
 }
 
 static struct l4_request demanding(int32_t *prompt, const struct l4_logit_bias *bias) {
@@ -520,20 +514,20 @@ static struct l4_request demanding(int32_t *prompt, const struct l4_logit_bias *
 /* Whatever allocation fails, each request that was taken gets exactly one last event, and right answers stay right. */
 static void any_allocation_may_fail(void **state) {
     (void)state;
-    static struct bench b;
+    static struct rig b;
     int32_t prompt[CONTEXT];
     const struct l4_logit_bias bias = {3, -100};
     int n_errors = 0;
     bool failed = true;
     for (size_t n = 1; failed; n++) {
-        bench_open(&b, &(struct setup){.max_chunk = 16});
+        rig_open(&b, &(struct setup){.max_chunk = 16});
         failmalloc_arm(n);
         for (int i = 0; i < 2; i++) {
             struct l4_request from = i == 0 ? demanding(prompt, &bias) : prompt_of(prompt, 40, 9, 12);
             struct answer *answer = &b.answers[b.n_answers];
             struct request *request;
             from.user = answer;
-            if (open_request(&b, &from, &request, NULL) != 0)
+            if (open_request(&from, &request, NULL) != 0)
                 continue;
             request->cancelled = &answer->cancelled;
             b.n_answers++;
@@ -548,7 +542,7 @@ static void any_allocation_may_fail(void **state) {
             else
                 assert_int_equal(b.answers[i].n_ids, 12);
         }
-        bench_close(&b);
+        rig_close(&b);
     }
     assert_true(n_errors > 20);
 }
