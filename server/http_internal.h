@@ -42,7 +42,7 @@ struct http_conn {
     struct http_exchange *x; /* the request that is being received or answered */
     int fd;
     uv_timer_t timer; /* the deadline of headers or body; in a stream the keep-alive */
-    uv_poll_t watch;  /* tells while we are suspended that the client has gone */
+    uv_poll_t watch;  /* tells in the body and while we are suspended that the client has gone */
     bool watch_open, watching;
     int n_handles;    /* that must close before *conn is freed */
     bool over_limit;  /* was accepted above max_connections */
@@ -124,7 +124,7 @@ void conn_cut(struct http_conn *conn);
 /* conn_refuse_raw - where libmicrohttpd takes no answer (headers not whole, middle of a body): write one past it. */
 void conn_refuse_raw(struct http_conn *conn, int status, const char *message);
 void conn_start_timer(struct http_conn *conn, int64_t ms);
-/* conn_watch - have the end of the client noticed while the connection is suspended. */
+/* conn_watch - have the end of the client noticed while its body arrives and while the connection is suspended. */
 void conn_watch(struct http_conn *conn);
 
 #endif

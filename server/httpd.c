@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -87,14 +88,24 @@ void conn_start_timer(struct http_conn *conn, int64_t ms) {
     uv_timer_start(&conn->timer, on_conn_timer, (uint64_t)ms, 0);
 }
 
+static bool has_unread_bytes(int fd) {
+    int n_bytes = 0;
+    return ioctl(fd, FIONREAD, &n_bytes) == 0 && n_bytes > 0;
+}
+
 static void on_watch(uv_poll_t *watch, int status, int events) {
     struct http_conn *conn = watch->data;
     if (status == 0 && !(events & UV_DISCONNECT))
         return;
+    /* libmicrohttpd, edge-triggered, misses an end that came together with bytes of the body: what it has not read may
+     * be all of the rest, after that nothing more comes. */
+    bool in_body = conn->x != NULL && !conn->x->dispatched;
+    if (in_body && status == 0 && has_unread_bytes(conn->fd))
+        return;
     uv_poll_stop(watch); /* it is level-triggered */
     conn->watching = false;
     if (conn->x != NULL)
-        exchange_lose(conn->x, "client_gone");
+        exchange_lose(conn->x, in_body ? "incomplete_body" : "client_gone");
     conn_cut(conn);
 }
 
@@ -176,6 +187,7 @@ static enum MHD_Result begin_request(struct http_conn *conn, const char *method,
     int status = limits_check(conn, path, version, why, sizeof(why));
     if (status == 0) {
         conn_start_timer(conn, conn->httpd->config->body_timeout_s * 1000);
+        conn_watch(conn);
         return MHD_YES;
     }
     uv_timer_stop(&conn->timer);

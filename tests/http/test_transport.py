@@ -481,6 +481,29 @@ def test_client_gone_in_the_body(daemon):
     daemon.wait_log(r"request method=POST .*cut=incomplete_body")
 
 
+@pytest.mark.parametrize("end", [end_with_fin, end_by_half_close])
+def test_client_gone_right_after_a_piece_of_the_body(start, end):
+    """The end that arrives together with bytes is noticed, too, long before the body's deadline."""
+    daemon = start()
+    part = raw("POST", PATH, [HOST, JSON, b"Content-Length: 200000"], b" " * 100000)
+    clients = [daemon.connect() for _ in range(20)]
+    for c in clients:
+        c.send(part)
+        end(c)
+    daemon.wait_log(r"cut=incomplete_body", count=len(clients))
+    for c in clients:
+        c.close()
+
+
+def test_half_close_behind_a_whole_request(daemon):
+    """The end of a client that has said all is no reason to drop an answer that needs no model."""
+    for _ in range(20):
+        with daemon.connect() as c:
+            c.send(raw("POST", "/nowhere", [HOST, JSON, b"Content-Length: 100000"], b" " * 100000))
+            c.sock.shutdown(socket.SHUT_WR)
+            is_error(c.read_response(), 404)
+
+
 def test_reader_that_does_not_read(start):
     """What a client leaves unread is bounded: it is cut off, others go on, memory stays."""
     daemon = start(log_level="debug", stream_buffer_bytes="64K", max_context=10000000)
