@@ -463,6 +463,7 @@ static void on_prepared(void *user) {
         return;
     }
     free_input(gen);
+    http_body_done(gen->x);
     if (!gen->input.params.stream)
         return;
     http_stream_begin(gen->x);

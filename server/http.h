@@ -20,6 +20,8 @@ const char *http_method(const struct http_exchange *x);
 const char *http_path(const struct http_exchange *x);                     /* decoded, without the query */
 const char *http_header(const struct http_exchange *x, const char *name); /* NULL if absent */
 const char *http_body(const struct http_exchange *x, size_t *len_bytes);  /* NUL-terminated, never NULL */
+/* http_body_done - the body is not needed any more: its memory goes to the bodies of others. */
+void http_body_done(struct http_exchange *x);
 const char *http_request_id(const struct http_exchange *x); /* the client's if sane, else ours; sent back by itself */
 
 /* http_add_header - one more header of the answer; before the reply or the beginning of the stream.  Copied. */
@@ -28,7 +30,7 @@ void http_add_header(struct http_exchange *x, const char *name, const char *valu
 void http_note_tokens(struct http_exchange *x, int64_t prompt_tokens, int64_t completion_tokens);
 
 /* http_reply - the whole answer; takes the storage of *body and leaves it empty.  A body whose `failed` is set becomes
- * a 500. */
+ * a 503. */
 void http_reply(struct http_exchange *x, int status, const char *content_type, struct l4_buf *take_body);
 
 /* http_reply_error - an error object.  status also chooses "type"; param and code may be NULL. */

@@ -19,11 +19,11 @@ static bool is_sane_id(const char *id) {
 }
 
 /* splitmix64: ids that do not repeat and do not tell how many requests there were. */
-static uint64_t next_id(struct httpd *httpd) {
+void exchange_new_id(struct httpd *httpd, char id[HTTP_REQUEST_ID_BYTES]) {
     uint64_t z = httpd->id_random += 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
+    snprintf(id, HTTP_REQUEST_ID_BYTES, "req-%016llx", (unsigned long long)(z ^ (z >> 31)));
 }
 
 struct http_exchange *exchange_open(struct http_conn *conn, const char *method, const char *path) {
@@ -49,7 +49,7 @@ struct http_exchange *exchange_open(struct http_conn *conn, const char *method, 
     if (is_sane_id(id))
         snprintf(x->request_id, sizeof(x->request_id), "%s", id);
     else
-        snprintf(x->request_id, sizeof(x->request_id), "req-%016llx", (unsigned long long)next_id(conn->httpd));
+        exchange_new_id(conn->httpd, x->request_id);
     return x;
 }
 
@@ -66,9 +66,8 @@ void exchange_unref(struct http_exchange *x) {
         return;
     if (x->is_due)
         DL_DELETE2(x->httpd->due, x, due_prev, due_next);
-    x->httpd->body_bytes -= x->body.len;
+    http_body_done(x);
     free_headers(x);
-    l4_buf_free(&x->body);
     l4_buf_free(&x->out);
     free(x->method);
     free(x->path);
@@ -133,6 +132,11 @@ const char *http_header(const struct http_exchange *x, const char *name) {
 const char *http_body(const struct http_exchange *x, size_t *len_bytes) {
     *len_bytes = x->body.len;
     return x->body.data;
+}
+
+void http_body_done(struct http_exchange *x) {
+    x->httpd->body_bytes -= x->body.len;
+    l4_buf_free(&x->body);
 }
 
 /* ---- the answer -------------------------------------------------------------------------------------------------- */

@@ -98,6 +98,8 @@ struct http_exchange {
 /* exchange_open - for a request whose headers have arrived; NULL when out of memory. */
 struct http_exchange *exchange_open(struct http_conn *conn, const char *method, const char *path);
 void exchange_unref(struct http_exchange *x);
+/* exchange_new_id - for a request whose client gave it none. */
+void exchange_new_id(struct httpd *httpd, char id[HTTP_REQUEST_ID_BYTES]);
 /* exchange_lose - nothing more can be sent: tells the handler.  Inside MHD_run, too. */
 void exchange_lose(struct http_exchange *x, const char *why);
 /* exchange_queue - hand the answer to libmicrohttpd.  From its access handler only. */
@@ -121,8 +123,9 @@ bool limits_body(struct http_exchange *x, const char *bytes, size_t n_bytes);
 
 /* conn_cut - get rid of a connection; libmicrohttpd sees the end at its next run. */
 void conn_cut(struct http_conn *conn);
-/* conn_refuse_raw - where libmicrohttpd takes no answer (headers not whole, middle of a body): write one past it. */
-void conn_refuse_raw(struct http_conn *conn, int status, const char *message);
+/* conn_refuse_raw - where libmicrohttpd takes no answer (headers not whole, middle of a body): write one past it, then
+ * cut the connection. */
+void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id, const char *message);
 void conn_start_timer(struct http_conn *conn, int64_t ms);
 /* conn_watch - have the end of the client noticed while its body arrives and while the connection is suspended. */
 void conn_watch(struct http_conn *conn);

@@ -49,18 +49,16 @@ void conn_cut(struct http_conn *conn) {
         exchange_due(conn->x);
 }
 
-void conn_refuse_raw(struct http_conn *conn, int status, const char *message) {
+void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id, const char *message) {
     struct l4_buf body = {0}, answer = {0};
     http_error_json(&body, status, NULL, NULL, message);
     l4_buf_printf(&answer, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n", status,
                   MHD_get_reason_phrase_for((unsigned)status), body.len);
-    if (conn->x != NULL)
-        l4_buf_printf(&answer, "x-request-id: %s\r\n", conn->x->request_id);
-    l4_buf_puts(&answer, "Connection: close\r\n\r\n");
+    l4_buf_printf(&answer, "x-request-id: %s\r\nConnection: close\r\n\r\n", request_id);
     if (!body.failed)
         l4_buf_append(&answer, body.data, body.len);
     if (!answer.failed && send(conn->fd, answer.data, answer.len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-        log_event(L4_LOG_DEBUG, NULL, "the client did not take the answer %d: %s", status, strerror(errno));
+        log_event(L4_LOG_DEBUG, request_id, "the client did not take the answer %d: %s", status, strerror(errno));
     l4_buf_free(&body);
     l4_buf_free(&answer);
     if (conn->x != NULL)
@@ -75,10 +73,12 @@ static void on_conn_timer(uv_timer_t *timer) {
         exchange_keepalive(x);
     } else if (x != NULL) {
         exchange_lose(x, "body_timeout");
-        conn_refuse_raw(conn, 408, "the body did not arrive in time");
+        conn_refuse_raw(conn, 408, x->request_id, "the body did not arrive in time");
     } else if (tcp_received_bytes(conn->fd) > conn->idle_bytes) {
-        log_event(L4_LOG_INFO, NULL, "request status=408 cut=header_timeout");
-        conn_refuse_raw(conn, 408, "the headers did not arrive in time");
+        char id[HTTP_REQUEST_ID_BYTES];
+        exchange_new_id(conn->httpd, id);
+        log_event(L4_LOG_INFO, id, "request status=408 cut=header_timeout");
+        conn_refuse_raw(conn, 408, id, "the headers did not arrive in time");
     } else {
         conn_cut(conn);
     }
@@ -242,7 +242,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *mhd, const 
     if (!limits_body(x, upload_data, *upload_data_size)) {
         x->lost = true;
         x->why_lost = "body_too_large";
-        conn_refuse_raw(x->conn, x->refuse_status, "the body is larger than what is allowed");
+        conn_refuse_raw(x->conn, x->refuse_status, x->request_id, "the body is larger than what is allowed");
         return MHD_NO;
     }
     *upload_data_size = 0;

@@ -2,12 +2,13 @@
 
 import concurrent.futures
 import json
+import os
 import re
 
 import pytest
 
 from api import CHAT, GOLDEN, frames, user, whole
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, ROOT
 
 PARIS = user("What is the capital of France?")
 GREEDY = [case for case in GOLDEN["greedy"] if "messages" in case]
@@ -266,6 +267,27 @@ def test_defaults_of_the_server(start):
     free = {whole(daemon, CHAT, messages=story, max_tokens=24, temperature=1.5)["choices"][0]["message"]["content"]
             for _ in range(4)}
     assert len(free) > 1
+
+
+@pytest.mark.parametrize("generation, settings, fields, same_as", [
+    (None, {}, {}, dict(temperature=1, top_p=1, top_k=0, min_p=0, repetition_penalty=1)),
+    (dict(temperature=1.7, top_k=3), {}, {}, dict(temperature=1.7, top_k=3)),
+    (dict(temperature=1.7), dict(temperature=0.3), {}, dict(temperature=0.3)),
+    (dict(temperature=1.7), dict(temperature=0.3), dict(temperature=1.2), dict(temperature=1.2)),
+])
+def test_order_of_defaults(start, demo, tmp_path, generation, settings, fields, same_as):
+    """The request, else the setting, else generation_config.json, else what changes nothing."""
+    model = os.path.join(ROOT, "tests/models/demo")
+    for name in os.listdir(model):
+        if name != "generation_config.json":
+            os.symlink(os.path.join(model, name), tmp_path / name)
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    daemon = start(str(tmp_path), real=True, **settings)
+    body = dict(messages=user("Tell me a story."), max_tokens=32, n=4, seed=11)
+    plain = dict(temperature=1, top_p=1, top_k=0, min_p=0, repetition_penalty=1)
+    assert [c["message"] for c in whole(daemon, CHAT, **body, **fields)["choices"]] == \
+        [c["message"] for c in whole(demo, CHAT, **body, **dict(plain, **same_as))["choices"]]
 
 
 def test_sixteen_at_once(demo):

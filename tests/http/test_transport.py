@@ -287,6 +287,18 @@ def test_all_bodies_together_are_bounded(start):
     wait_until(lambda: not is_full(), "room again")
 
 
+def test_bodies_of_running_requests_are_given_back(start):
+    """More running requests than bodies that are held at a time."""
+    daemon = start(model="fake:delay_ms=5", max_body_bytes="1K", log_level="debug")
+    clients = [daemon.connect() for _ in range(24)]
+    for c in clients:
+        c.request("POST", PATH, dict(STREAM, user="x" * 800))
+        assert c.read_head()[0] == 200
+        c.read_until(b"data: ")
+    for c in clients:
+        c.close()
+
+
 def test_body_that_never_ends(start):
     daemon = start(max_body_bytes="4K")
     with daemon.connect() as c:
@@ -332,7 +344,9 @@ def test_headers_that_do_not_come(start):
         drip.send(b"GET /health HTTP/1.1\r\nX: ")
         thread.start()
         response = slow.read_response()
-        assert response.status == 408 and response.json()["error"]["type"] == "timeout_error"
+        is_error(response, 408)
+        assert response.json()["error"]["type"] == "timeout_error"
+        daemon.wait_log(r" %s request status=408 cut=header_timeout" % response.headers["x-request-id"])
         assert slow.at_end()
         assert silent.read_all() == b""  # who said nothing is told nothing
         drip.read_all()
