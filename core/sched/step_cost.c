@@ -1,5 +1,7 @@
 #include "core/sched/step_cost.h"
 
+#include <stdbool.h>
+
 /* Weight of the newest step.  A prompt's tokens grow dearer as it grows longer: a few steps is all the past that
  * counts. */
 static const double NEWEST = 0.25;
@@ -16,19 +18,30 @@ double step_cost_decode_s(const struct step_cost *cost, int64_t n_decode) {
     return cost->decode_s * (ratio > 1 ? ratio : 1);
 }
 
+/* Whether a step that only decodes is due: prompts that keep coming leave none to learn from. */
+static bool decode_unknown(const struct step_cost *cost, int64_t n_decode) {
+    return (double)n_decode > 2 * cost->decode_rows;
+}
+
 void step_cost_observe(struct step_cost *cost, int64_t n_decode, int64_t n_prompt, double seconds) {
     if (n_prompt == 0) {
-        double newest = cost->decode_rows > 0 ? NEWEST : 1;
+        double newest = decode_unknown(cost, n_decode) ? 1 : NEWEST;
         cost->decode_s += newest * (seconds - cost->decode_s);
         cost->decode_rows += newest * ((double)n_decode - cost->decode_rows);
         return;
     }
-    double added = seconds - step_cost_decode_s(cost, n_decode);
-    cost->prompt_s = (1 - NEWEST) * cost->prompt_s + (added > 0 ? added : 0);
+    double decode_s = step_cost_decode_s(cost, n_decode);
+    if (n_decode > 0 && decode_s >= seconds) { /* it was dearer once: to be learnt again; rows of both kinds alike */
+        cost->decode_s = cost->decode_rows = 0;
+        decode_s = seconds * (double)n_decode / (double)(n_decode + n_prompt);
+    }
+    cost->prompt_s = (1 - NEWEST) * cost->prompt_s + seconds - decode_s;
     cost->prompt_tokens = (1 - NEWEST) * cost->prompt_tokens + (double)n_prompt;
 }
 
 int64_t step_cost_chunk(const struct step_cost *cost, int64_t n_decode, double max_step_s, int64_t max_chunk_tokens) {
+    if (decode_unknown(cost, n_decode))
+        return 0;
     double decode_s = step_cost_decode_s(cost, n_decode), tokens = UNKNOWN_CHUNK_TOKENS, budget_s;
     if (n_decode == 0)
         budget_s = MARGIN * max_step_s * STEP_COST_IDLE_FACTOR;

@@ -18,7 +18,8 @@ void step_cost_observe(struct step_cost *cost, int64_t n_decode, int64_t n_promp
  * known. */
 double step_cost_decode_s(const struct step_cost *cost, int64_t n_decode);
 
-/* step_cost_chunk - how many prompt tokens a step may take, 1..max_chunk_tokens.
+/* step_cost_chunk - how many prompt tokens a step may take, 1..max_chunk_tokens, or 0: a step that only
+ * decodes is due, since what so many rows cost is not known.
  *   Beside decodes the step shall stay below max_step_s; where decoding alone takes longer than that, prompts get half
  * as long again, so that they come forward at all.  With nothing decoding only cancelling and arriving requests wait
  * for the step: it may be STEP_COST_IDLE_FACTOR times as long. */

@@ -14,8 +14,10 @@ static void unknown_machine_starts_small(void **state) {
     (void)state;
     struct step_cost cost = {0};
     assert_int_equal(step_cost_chunk(&cost, 0, 0.5, MAX_CHUNK), 32);
-    assert_int_equal(step_cost_chunk(&cost, 3, 0.5, MAX_CHUNK), 32);
     assert_int_equal(step_cost_chunk(&cost, 0, 0.5, 8), 8);
+    assert_int_equal(step_cost_chunk(&cost, 3, 0.5, MAX_CHUNK), 0); /* first what decoding costs */
+    step_cost_observe(&cost, 3, 0, 0.1);
+    assert_int_equal(step_cost_chunk(&cost, 3, 0.5, MAX_CHUNK), 32);
 }
 
 /* A machine: so long for the weights, so long for a row of either kind. */
@@ -106,6 +108,27 @@ static void idle_steps_are_bounded_too(void **state) {
     assert_true(seconds > 0.5);
 }
 
+/* While prompts keep coming there is no step that only decodes to learn from: what one row cost, or what rows cost
+ * while weights still came from disk, must not hide what prompts cost. */
+static void old_decode_times_do_not_hide_prompts(void **state) {
+    (void)state;
+    const struct machine m = {0.2, 0.002, 0.017};
+    const struct {
+        int64_t decode_rows;
+        double decode_s;
+    } pasts[] = {{1, 0.2}, {4, 0.5}, {10, 0.3}, {16, 5}};
+    for (size_t past = 0; past < sizeof pasts / sizeof pasts[0]; past++) {
+        struct step_cost cost = {0};
+        run(&m, &cost, 0, 32);
+        for (int i = 0; i < 5; i++)
+            step_cost_observe(&cost, pasts[past].decode_rows, 0, pasts[past].decode_s);
+        for (int i = 0; i < 100; i++) {
+            double seconds = run(&m, &cost, 16, step_cost_chunk(&cost, 16, 0.5, MAX_CHUNK));
+            assert_true(i == 0 || seconds <= 0.5); /* the first step shows how old the estimate is */
+        }
+    }
+}
+
 static void decode_estimate_grows_with_rows(void **state) {
     (void)state;
     struct step_cost cost = {0};
@@ -121,7 +144,7 @@ int main(void) {
         cmocka_unit_test(unknown_machine_starts_small),       cmocka_unit_test(steps_stay_below_the_bound),
         cmocka_unit_test(slower_prompts_get_shorter_chunks),  cmocka_unit_test(little_time_is_not_exceeded),
         cmocka_unit_test(slow_decodes_do_not_starve_prompts), cmocka_unit_test(idle_steps_are_bounded_too),
-        cmocka_unit_test(decode_estimate_grows_with_rows),
+        cmocka_unit_test(decode_estimate_grows_with_rows),    cmocka_unit_test(old_decode_times_do_not_hide_prompts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
