@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,10 +27,13 @@ struct answer {
     int n_ends;
     bool failed;
     int64_t n_generated;
+    int place; /* among all that have ended */
     enum l4_finish finish;
     int stop_index;
     int32_t stop_token;
 };
+
+static int n_places;
 
 static void take_event(void *user, const struct l4_event *event) {
     struct answer *answer = user;
@@ -47,6 +51,7 @@ static void take_event(void *user, const struct l4_event *event) {
         answer->stop_index = event->stop_index;
         answer->stop_token = event->stop_token;
         answer->n_generated = event->n_generated;
+        answer->place = ++n_places;
         assert_true(event->queue_s >= 0 && event->prefill_s >= 0 && event->decode_s >= 0);
     }
 }
@@ -256,7 +261,7 @@ static void stop_strings_cut_across_tokens(void **state) {
     (void)state;
     enum { N = 24 };
     struct session session;
-    struct answer whole = {0}, cut[N] = {{{0}, {0}, 0, false, 0, 0, 0, 0}};
+    struct answer whole = {0}, cut[N] = {{{0}, {0}, 0, false, 0, 0, 0, 0, 0}};
     char stops[N][16];
     open_session(&session, options_for(DEMO));
     struct l4_request request = plain(60, &whole);
@@ -290,7 +295,7 @@ static void stop_strings_cut_across_tokens(void **state) {
 static void sampling_repeats_with_its_seed(void **state) {
     (void)state;
     struct session session;
-    struct answer answers[3] = {{{0}, {0}, 0, false, 0, 0, 0, 0}};
+    struct answer answers[3] = {{{0}, {0}, 0, false, 0, 0, 0, 0, 0}};
     open_session(&session, options_for(DEMO));
     for (int i = 0; i < 3; i++) {
         struct l4_request request = plain(30, &answers[i]);
@@ -312,7 +317,7 @@ static void sampling_repeats_with_its_seed(void **state) {
 static void queue_is_bounded(void **state) {
     (void)state;
     struct session session;
-    struct answer answers[4] = {{{0}, {0}, 0, false, 0, 0, 0, 0}};
+    struct answer answers[4] = {{{0}, {0}, 0, false, 0, 0, 0, 0, 0}};
     struct l4_engine_options options = options_for(DEMO);
     struct l4_engine_stats stats;
     struct l4_err err;
@@ -347,6 +352,48 @@ static void queue_is_bounded(void **state) {
     for (int i = 0; i < 4; i++)
         answer_free(&answers[i]);
     session_close(&session);
+}
+
+/* What is submitted while a step runs waits in the order of the calls. */
+struct gate {
+    sem_t open;
+    bool passed;
+};
+
+static int32_t wait_at_gate(void *user, int32_t planned) {
+    struct gate *gate = user;
+    while (!gate->passed && sem_wait(&gate->open) != 0)
+        continue;
+    gate->passed = true;
+    return planned;
+}
+
+static void requests_run_in_the_order_of_submission(void **state) {
+    (void)state;
+    enum { N = 6 };
+    struct session session;
+    struct answer answers[N];
+    struct gate gate = {.passed = false};
+    const struct engine_overrides overrides = {.hooks = {.chunk = wait_at_gate, .user = &gate}};
+    struct l4_engine_options options = options_for(DEMO);
+    struct l4_err err;
+    memset(answers, 0, sizeof answers);
+    options.max_running = 1;
+    assert_int_equal(sem_init(&gate.open, 0, 0), 0);
+    assert_int_equal(session_open(&session, &options, &overrides, &err), 0);
+    for (int i = 0; i < N; i++) {
+        struct l4_request request = plain(3, &answers[i]);
+        submit(&session, &request);
+    }
+    sem_post(&gate.open);
+    for (int i = 0; i < N; i++)
+        wait_for(&session, &answers[i]);
+    for (int i = 1; i < N; i++)
+        assert_true(answers[i].place > answers[i - 1].place);
+    for (int i = 0; i < N; i++)
+        answer_free(&answers[i]);
+    session_close(&session);
+    sem_destroy(&gate.open);
 }
 
 static void draining_finishes_what_runs(void **state) {
@@ -508,6 +555,7 @@ int main(void) {
         cmocka_unit_test(stop_strings_cut_across_tokens),
         cmocka_unit_test(sampling_repeats_with_its_seed),
         cmocka_unit_test(queue_is_bounded),
+        cmocka_unit_test(requests_run_in_the_order_of_submission),
         cmocka_unit_test(draining_finishes_what_runs),
         cmocka_unit_test(closing_drops_what_runs),
         cmocka_unit_test(any_thread_may_submit_and_cancel),
