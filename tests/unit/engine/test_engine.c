@@ -257,13 +257,14 @@ static void chat_answers(void **state) {
 }
 
 /* Every stretch of a known answer, taken as stop string, cuts the answer exactly there, whatever tokens it spans. */
-static void stop_strings_cut_across_tokens(void **state) {
-    (void)state;
+static void check_stop_strings(const struct engine_overrides *overrides) {
     enum { N = 24 };
     struct session session;
     struct answer whole = {0}, cut[N] = {{{0}, {0}, 0, false, 0, 0, 0, 0, 0}};
     char stops[N][16];
-    open_session(&session, options_for(DEMO));
+    struct l4_engine_options options = options_for(DEMO);
+    struct l4_err err;
+    assert_int_equal(session_open(&session, &options, overrides, &err), 0);
     struct l4_request request = plain(60, &whole);
     submit(&session, &request);
     wait_for(&session, &whole);
@@ -290,6 +291,22 @@ static void stop_strings_cut_across_tokens(void **state) {
     }
     answer_free(&whole);
     session_close(&session);
+}
+
+static void stop_strings_cut_across_tokens(void **state) {
+    (void)state;
+    check_stop_strings(NULL);
+}
+
+static int preempt_all(void *user, int n_running) {
+    (void)user;
+    return n_running;
+}
+
+/* Text that is held back outlives its request's being set back: here before every step. */
+static void stop_strings_cut_across_preemption(void **state) {
+    (void)state;
+    check_stop_strings(&(struct engine_overrides){.hooks = {.preempt = preempt_all}});
 }
 
 static void sampling_repeats_with_its_seed(void **state) {
@@ -553,6 +570,7 @@ int main(void) {
         cmocka_unit_test(opening_survives_any_failed_allocation),
         cmocka_unit_test(chat_answers),
         cmocka_unit_test(stop_strings_cut_across_tokens),
+        cmocka_unit_test(stop_strings_cut_across_preemption),
         cmocka_unit_test(sampling_repeats_with_its_seed),
         cmocka_unit_test(queue_is_bounded),
         cmocka_unit_test(requests_run_in_the_order_of_submission),
