@@ -1,9 +1,20 @@
 /* POST /v1/chat/completions */
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "server/codec_chat.h"
 #include "server/generation.h"
 #include "server/route.h"
+
+/* The template's errors begin with the place to blame, where there is one: "tools[0]: ...". */
+static int refuse_place(struct codec_err *err, const struct l4_err *why) {
+    char param[sizeof err->param];
+    bool has_place = strncmp(why->message, "tools[", 6) == 0 || strncmp(why->message, "messages[", 9) == 0;
+    const char *place = has_place ? why->message : "messages";
+    snprintf(param, sizeof param, "%.*s", (int)strcspn(place, ":"), place);
+    return generation_refuse(err, param, why);
+}
 
 static int prepare(struct generation_input *input, struct codec_err *err) {
     struct chat_request *request = malloc(sizeof *request);
@@ -20,7 +31,7 @@ static int prepare(struct generation_input *input, struct codec_err *err) {
         (rc = generation_add_prompts(input, 1, err)))
         return rc;
     if (l4_chat_encode(input->tokenizer, &request->chat, &input->prompts[0].tokens, NULL, &why))
-        return generation_refuse(err, "messages", &why);
+        return refuse_place(err, &why);
     return 0;
 }
 

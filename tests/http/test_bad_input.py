@@ -106,7 +106,7 @@ def test_null_is_absent_and_unknown_fields_are_ignored(fake, path):
     ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}],
      "messages[0].tool_calls[0].function.arguments"),
     (user("x") + [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{not json"}}]}],
-     "messages"),
+     "messages[1].tool_calls[0]"),
 ])
 def test_bad_messages(fake, messages, param):
     refused(fake, CHAT, {"messages": messages}, param)
@@ -125,6 +125,13 @@ def test_images_are_refused_in_so_many_words(fake):
 ])
 def test_bad_tools(fake, tools, param):
     refused(fake, CHAT, {"messages": user("Hi"), "tools": tools}, param)
+
+
+def test_tools_that_the_template_refuses(fake):
+    """Not what makes a tool, but the JSON in it: a number past what a double holds."""
+    error = refused(fake, CHAT, b'{"messages": [{"role": "user", "content": "Hi"}], "tools": [{"type": "function", '
+                    b'"function": {"name": "f", "parameters": {"maximum": 1e999}}}]}', "tools[0]", raw=True)
+    assert "1.8e308" in error["message"]
 
 
 @BOTH
