@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/format/checkpoint.h"
+#include "llama4/buf.h"
 #include "tests/lib/tempdir.h"
 
 static struct checkpoint *open_or_fail(const char *path) {
@@ -202,10 +203,104 @@ static void test_demo(void **state) {
     checkpoint_close(checkpoint);
 }
 
+/* ---- a checkpoint of Scout's sizes: sparse files, so that only what is read takes room ------------------------- */
+
+struct shard_writer {
+    const struct tempdir *dir;
+    struct l4_buf header, index;
+    unsigned long long data_bytes;
+    int n_shards;
+};
+
+static void put_tensor(struct shard_writer *writer, const char *name, const char *shape, unsigned long long elements) {
+    unsigned long long begin = writer->data_bytes;
+    writer->data_bytes += 2 * elements;
+    l4_buf_printf(&writer->header,
+                  "%s\"language_model.%s\":{\"dtype\":\"BF16\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
+                  writer->header.len > 1 ? "," : "", name, shape, begin, writer->data_bytes);
+    l4_buf_printf(&writer->index, ",\"language_model.%s\":\"%d.safetensors\"", name, writer->n_shards);
+}
+
+static void end_shard(struct shard_writer *writer) {
+    char name[32];
+    snprintf(name, sizeof name, "%d.safetensors", writer->n_shards++);
+    l4_buf_puts(&writer->header, writer->header.len % 2 ? "}" : " }"); /* the data begins on an even byte */
+    tempdir_safetensors(writer->dir, name, writer->header.data, writer->data_bytes);
+    l4_buf_clear(&writer->header);
+    l4_buf_puts(&writer->header, "{");
+    writer->data_bytes = 0;
+}
+
+static void put_layer(struct shard_writer *writer, int layer) {
+    static const struct {
+        const char *name, *shape;
+        unsigned long long elements;
+    } tensors[] = {
+        {"input_layernorm.weight", "5120", 5120},
+        {"self_attn.q_proj.weight", "5120,5120", 5120ULL * 5120},
+        {"self_attn.k_proj.weight", "1024,5120", 1024ULL * 5120},
+        {"self_attn.v_proj.weight", "1024,5120", 1024ULL * 5120},
+        {"self_attn.o_proj.weight", "5120,5120", 5120ULL * 5120},
+        {"post_attention_layernorm.weight", "5120", 5120},
+        {"feed_forward.router.weight", "16,5120", 16ULL * 5120},
+        {"feed_forward.shared_expert.gate_proj.weight", "8192,5120", 8192ULL * 5120},
+        {"feed_forward.shared_expert.up_proj.weight", "8192,5120", 8192ULL * 5120},
+        {"feed_forward.shared_expert.down_proj.weight", "5120,8192", 5120ULL * 8192},
+        {"feed_forward.experts.gate_up_proj", "16,5120,16384", 16ULL * 5120 * 16384},
+        {"feed_forward.experts.down_proj", "16,8192,5120", 16ULL * 8192 * 5120},
+    };
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "model.layers.%d.%s", layer, tensors[i].name);
+        put_tensor(writer, name, tensors[i].shape, tensors[i].elements);
+    }
+    end_shard(writer);
+}
+
+/* 216 GB in 51 files, the default configuration; the file with the vision tensors is not even there. */
+static void test_two_hundred_gigabytes(void **state) {
+    (void)state;
+    struct tempdir dir;
+    tempdir_init(&dir);
+    struct shard_writer writer = {.dir = &dir};
+    l4_buf_puts(&writer.header, "{");
+    l4_buf_puts(&writer.index, "{\"weight_map\":{\"vision_model.class_embedding\":\"vision.safetensors\"");
+    put_tensor(&writer, "model.embed_tokens.weight", "202048,5120", 202048ULL * 5120);
+    end_shard(&writer);
+    for (int i = 0; i < 48; i++)
+        put_layer(&writer, i);
+    put_tensor(&writer, "model.norm.weight", "5120", 5120);
+    end_shard(&writer);
+    put_tensor(&writer, "lm_head.weight", "202048,5120", 202048ULL * 5120);
+    end_shard(&writer);
+    l4_buf_puts(&writer.index, "}}");
+    tempdir_puts(&dir, "model.safetensors.index.json", writer.index.data);
+    tempdir_puts(&dir, "config.json", "{\"model_type\":\"llama4\"}");
+
+    struct checkpoint *checkpoint = open_or_fail(dir.path);
+    const struct checkpoint_weights *weights = checkpoint_weights(checkpoint);
+    assert_true(checkpoint_parameters(checkpoint) == 107769861120);
+    assert_true(checkpoint_active_parameters(checkpoint) == 17172894720);
+    for (int i = 0; i < 48; i++) { /* the very last byte is there to be read */
+        const struct tensor *down = &weights->layers[i].experts_down;
+        assert_shape(down, 3, 16, 8192, 5120);
+        assert_int_equal(((const char *)down->data)[down->size_bytes - 1], 0);
+    }
+    checkpoint_close(checkpoint);
+    l4_buf_free(&writer.header);
+    l4_buf_free(&writer.index);
+    tempdir_fini(&dir);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scout), cmocka_unit_test(test_maverick),   cmocka_unit_test(test_interp),
-        cmocka_unit_test(test_top2),  cmocka_unit_test(test_multimodal), cmocka_unit_test(test_demo),
+        cmocka_unit_test(test_scout),
+        cmocka_unit_test(test_maverick),
+        cmocka_unit_test(test_interp),
+        cmocka_unit_test(test_top2),
+        cmocka_unit_test(test_multimodal),
+        cmocka_unit_test(test_demo),
+        cmocka_unit_test(test_two_hundred_gigabytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
