@@ -22,6 +22,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Whether allocations inside shared libraries can be made to fail, too. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { FAILMALLOC_SEES_LIBRARIES = 0 };
+#else
+enum { FAILMALLOC_SEES_LIBRARIES = 1 };
+#endif
+
 /* failmalloc_arm - the n-th allocation of this thread from now on fails (n >= 1), once. */
 void failmalloc_arm(size_t n);
 

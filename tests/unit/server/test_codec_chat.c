@@ -229,7 +229,7 @@ static void test_every_allocation_may_fail(void **state) {
         }
         chat_request_free(&request);
     }
-    assert_true(n_failed > 20);
+    assert_true(n_failed > (FAILMALLOC_SEES_LIBRARIES ? 20 : 3)); /* most are cJSON's */
 }
 
 static void test_answers(void **state) {
