@@ -46,7 +46,7 @@ enum {
     AXPY_NARROW_COLUMNS = 128,  /* up to here a few rows' sums stay in registers for all of K */
     AXPY_STREAM_K = 8,          /* rows of weights read side by side */
     AXPY_STREAM_COLUMNS = 8192, /* of y, all rows together: stays in the first-level cache */
-    FETCH_STEPS = 16,           /* of K between two looks at what to fetch ahead */
+    FETCH_STEPS = 4,            /* of K between two looks at what to fetch ahead */
     WIDTH = VEC_WIDTH
 };
 _Static_assert((DOT_BLOCK_ROWS * DOT_BLOCK_COLUMNS * WIDTH + (DOT_BLOCK_ROWS + DOT_BLOCK_COLUMNS) * DOT_BLOCK_K) * 4 <=
@@ -79,7 +79,7 @@ ALWAYS_INLINE vf weight_load_some(enum dtype type, const void *p, int64_t n) {
 }
 
 /* ---- the next block's operands, fetched into the second-level cache while this block is computed ---- */
-enum { FETCH_LINE_BYTES = 64, FETCH_PIECE_BYTES = 16 * FETCH_LINE_BYTES };
+enum { FETCH_LINE_BYTES = 64, FETCH_PIECE_BYTES = 4 * FETCH_LINE_BYTES };
 struct ahead {
     const char *row;
     int64_t row_bytes, stride_bytes; /* of each row, and from one to the next */
