@@ -3,7 +3,8 @@
  *
  * Determinism, which everything above relies on: what a kernel computes for one row (of x, of a query) depends on that
  * row alone, bit for bit - not on how many rows are in the call, on the row's place among them, nor on which columns
- * are computed in the same call.  Each variant accumulates along K in one fixed order. */
+ * are computed in the same call.  Each variant accumulates along K in one fixed order; the vector
+ * variants share it, so that a product has the same bits under all of them. */
 #ifndef CORE_KERNELS_KERNELS_H
 #define CORE_KERNELS_KERNELS_H
 

@@ -4,10 +4,15 @@
  * Only kernels_<set>.c may include it.  Everything is static: nothing compiled for one set can be linked into another.
  * Without a known set VEC_WIDTH stays undefined and the file is empty.
  *
- *   vf               VEC_WIDTH floats            vf_load_n, vf_store_n  the first n lanes, n < VEC_WIDTH; lanes not
- * loaded are 0 vf_fma(a, b, c)  a * b + c, rounded once     vf_max(a, b)           b where either is NaN vf_sum one
- * fixed tree of additions: l with l + VEC_WIDTH/2, and so on; vf_sum4 does the same four times vf_ldexp(x, n)   x *
- * 2^n, n integral, 2^n in the range of exp: 0 and infinity come out right */
+ *   vf                          VEC_WIDTH floats; a quad is four lanes, of which a vector has VEC_WIDTH / 4
+ *   vf_load_n, vf_store_n       the first n lanes only, n < VEC_WIDTH; lanes not loaded are 0
+ *   vf_fma(a, b, c)             a * b + c, rounded once
+ *   vf_max(a, b), vf_min(a, b)  b where either is NaN
+ *   vf_ldexp(x, n)              x * 2^n, n integral, of the range of exp: 0 and infinity come out right
+ *   vf_quad                     the same four floats in every quad
+ *   vf_transpose_quads          quad q of vector v <-> quad v of vector q, of as many vectors as a vector has quads
+ *   vf_load_quads(p, s)         VEC_WIDTH floats from each of as many rows p as a vector has quads, so transposed
+ *   vf_sum_quads(a, b, c, d)    lane 4 q + v = the sum of quad q of the v-th vector, as (0 + 1) + (2 + 3) */
 #ifndef CORE_KERNELS_VEC_H
 #define CORE_KERNELS_VEC_H
 
@@ -97,6 +102,51 @@ static inline __m128 vec_quarter_sum(vf a) {
 }
 static inline float vf_max_lane(vf a) {
     return _mm512_reduce_max_ps(a);
+}
+
+static inline vf vf_quad(const float *p) {
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+}
+static inline vf vf_quad_n(const float *p, int n) {
+    return _mm512_broadcast_f32x4(_mm_maskz_loadu_ps((__mmask8)vec_first(n), p));
+}
+static inline void vf_transpose_quads(vf v[4]) {
+    const vf low01 = _mm512_shuffle_f32x4(v[0], v[1], 0x44), high01 = _mm512_shuffle_f32x4(v[0], v[1], 0xee);
+    const vf low23 = _mm512_shuffle_f32x4(v[2], v[3], 0x44), high23 = _mm512_shuffle_f32x4(v[2], v[3], 0xee);
+    v[0] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+    v[1] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+    v[2] = _mm512_shuffle_f32x4(high01, high23, 0x88);
+    v[3] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
+}
+/* Two rows in one register, so that a shuffle does what an insertion from memory has not done. */
+static inline __m512i vec_rows(const void *first, const void *second) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(first)), _mm256_loadu_si256(second), 1);
+}
+static inline void vf_load_quads(const float *const p[4], vf s[4]) {
+    for (int half = 0; half < 2; half++) {
+        const vf rows01 = _mm512_castsi512_ps(vec_rows(p[0] + 8 * half, p[1] + 8 * half));
+        const vf rows23 = _mm512_castsi512_ps(vec_rows(p[2] + 8 * half, p[3] + 8 * half));
+        s[2 * half] = _mm512_shuffle_f32x4(rows01, rows23, 0x88);
+        s[2 * half + 1] = _mm512_shuffle_f32x4(rows01, rows23, 0xdd);
+    }
+}
+static inline void vf_load_quads_bf16(const uint16_t *const p[4], vf s[4]) {
+    const __m512i rows01 = vec_rows(p[0], p[1]), rows23 = vec_rows(p[2], p[3]), zero = _mm512_setzero_si512();
+    const __m512i first = _mm512_shuffle_i64x2(rows01, rows23, 0x88),
+                  second = _mm512_shuffle_i64x2(rows01, rows23, 0xdd);
+    s[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, first));
+    s[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, first));
+    s[2] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, second));
+    s[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, second));
+}
+static inline vf vf_sum_quads(vf a, vf b, vf c, vf d) {
+    const __m512d ab01 = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)), ab23 = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+    const __m512d cd01 = _mm512_castps_pd(_mm512_unpacklo_ps(c, d)), cd23 = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+    const vf l0 = _mm512_castpd_ps(_mm512_unpacklo_pd(ab01, cd01)),
+             l1 = _mm512_castpd_ps(_mm512_unpackhi_pd(ab01, cd01));
+    const vf l2 = _mm512_castpd_ps(_mm512_unpacklo_pd(ab23, cd23)),
+             l3 = _mm512_castpd_ps(_mm512_unpackhi_pd(ab23, cd23));
+    return vf_add(vf_add(l0, l1), vf_add(l2, l3));
 }
 
 /* a0 a0 a1 a1 ... from VEC_WIDTH / 2 floats */
@@ -206,6 +256,38 @@ static inline float vf_max_lane(vf a) {
     return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
 }
 
+static inline vf vf_quad(const float *p) {
+    return _mm256_broadcast_ps((const __m128 *)(const void *)p);
+}
+static inline vf vf_quad_n(const float *p, int n) {
+    const __m128 quad = _mm_maskload_ps(p, _mm256_castsi256_si128(vec_first(n)));
+    return _mm256_set_m128(quad, quad);
+}
+static inline void vf_transpose_quads(vf v[2]) {
+    const vf first = v[0];
+    v[0] = _mm256_permute2f128_ps(first, v[1], 0x20);
+    v[1] = _mm256_permute2f128_ps(first, v[1], 0x31);
+}
+static inline void vf_load_quads(const float *const p[2], vf s[2]) {
+    s[0] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0])), _mm_loadu_ps(p[1]), 1);
+    s[1] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0] + 4)), _mm_loadu_ps(p[1] + 4), 1);
+}
+static inline void vf_load_quads_bf16(const uint16_t *const p[2], vf s[2]) {
+    const __m256i first = _mm256_castsi128_si256(_mm_loadu_si128((const void *)p[0])), zero = _mm256_setzero_si256();
+    const __m256i rows = _mm256_inserti128_si256(first, _mm_loadu_si128((const void *)p[1]), 1);
+    s[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, rows));
+    s[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, rows));
+}
+static inline vf vf_sum_quads(vf a, vf b, vf c, vf d) {
+    const __m256d ab01 = _mm256_castps_pd(_mm256_unpacklo_ps(a, b)), ab23 = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+    const __m256d cd01 = _mm256_castps_pd(_mm256_unpacklo_ps(c, d)), cd23 = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+    const vf l0 = _mm256_castpd_ps(_mm256_unpacklo_pd(ab01, cd01)),
+             l1 = _mm256_castpd_ps(_mm256_unpackhi_pd(ab01, cd01));
+    const vf l2 = _mm256_castpd_ps(_mm256_unpacklo_pd(ab23, cd23)),
+             l3 = _mm256_castpd_ps(_mm256_unpackhi_pd(ab23, cd23));
+    return vf_add(vf_add(l0, l1), vf_add(l2, l3));
+}
+
 static inline vf vf_load_twice(const float *p) {
     const __m256i index = _mm256_set_epi32(3, 3, 2, 2, 1, 1, 0, 0);
     return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), index);
@@ -308,6 +390,25 @@ static inline float vf_max_lane(vf a) {
     return vmaxvq_f32(a);
 }
 
+static inline vf vf_quad(const float *p) {
+    return vld1q_f32(p);
+}
+static inline vf vf_quad_n(const float *p, int n) {
+    return vf_load_n(p, n);
+}
+static inline void vf_transpose_quads(vf v[1]) {
+    (void)v;
+}
+static inline void vf_load_quads(const float *const p[1], vf s[1]) {
+    s[0] = vf_load(p[0]);
+}
+static inline void vf_load_quads_bf16(const uint16_t *const p[1], vf s[1]) {
+    s[0] = vf_load_bf16(p[0]);
+}
+static inline vf vf_sum_quads(vf a, vf b, vf c, vf d) {
+    return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
+}
+
 static inline vf vf_load_twice(const float *p) {
     const float32x2_t half = vld1_f32(p);
     return vcombine_f32(vdup_lane_f32(half, 0), vdup_lane_f32(half, 1));
@@ -334,25 +435,20 @@ static inline void vf_store_some(float *p, vf a, int64_t n) {
         vf_store_n(p, a, (int)n);
 }
 
-/* out[i] = the sum of the lanes of v_i, all four by the same tree. */
-static inline void vf_sum4(vf v0, vf v1, vf v2, vf v3, float out[4]) {
-#if defined(__aarch64__)
-    const vf low =
-        vcombine_f32(vadd_f32(vget_low_f32(v0), vget_high_f32(v0)), vadd_f32(vget_low_f32(v1), vget_high_f32(v1)));
-    const vf high =
-        vcombine_f32(vadd_f32(vget_low_f32(v2), vget_high_f32(v2)), vadd_f32(vget_low_f32(v3), vget_high_f32(v3)));
-    vst1q_f32(out, vpaddq_f32(low, high));
-#else
-    __m128 r0 = vec_quarter_sum(v0), r1 = vec_quarter_sum(v1), r2 = vec_quarter_sum(v2), r3 = vec_quarter_sum(v3);
-    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-    _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(r0, r2), _mm_add_ps(r1, r3)));
-#endif
+/* n >= 1 of four floats */
+static inline vf vf_quad_some(const float *p, int64_t n) {
+    return n >= 4 ? vf_quad(p) : vf_quad_n(p, (int)n);
 }
 
+/* Halves are added until four lanes are left, then (0 + 1) + (2 + 3). */
 static inline float vf_sum(vf a) {
-    float out[4];
-    vf_sum4(a, a, a, a, out);
-    return out[0];
+    float l[4];
+#if defined(__aarch64__)
+    vst1q_f32(l, a);
+#else
+    _mm_storeu_ps(l, vec_quarter_sum(a));
+#endif
+    return (l[0] + l[1]) + (l[2] + l[3]);
 }
 
 #endif

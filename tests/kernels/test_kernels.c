@@ -529,6 +529,26 @@ static void test_gemm_run(const struct kernels *kernels, int n_threads) {
     pool_close(pool);
 }
 
+/* The vector variants share every order of sums: the same bits from each. */
+static void test_variants_agree(void) {
+    enum { M = 9, N = 50, K = 301 };
+    const struct kernels *first = kernels_by_name(kernels_names()[0]);
+    for (int i = 1; kernels_names()[i] && strcmp(kernels_names()[i], "ref") != 0; i++) {
+        for (int type = 0; type < DT_N_WEIGHT_TYPES; type++) {
+            for (int layout = 0; layout < MATRIX_N_LAYOUTS; layout++) {
+                void *data;
+                const struct matrix w = random_matrix(type, layout, N, K, &data);
+                float *x = random_floats(M * K), *y = random_floats(M * N), *again = random_floats(M * N);
+                first->gemm[type][layout](&w, 0, N, x, K, M, y, N, false, scratch);
+                kernels_by_name(kernels_names()[i])->gemm[type][layout](&w, 0, N, x, K, M, again, N, false, scratch);
+                check(memcmp(y, again, (size_t)(M * N) * sizeof *y) == 0, "%s and %s gemm %s %s: not the same bits",
+                      kernels_names()[0], kernels_names()[i], dtype_name((enum dtype)type), LAYOUTS[layout]);
+                free(data), free(x), free(y), free(again);
+            }
+        }
+    }
+}
+
 static void test_registry(void) {
     const struct kernels *kernels;
     struct l4_err err;
@@ -554,6 +574,7 @@ int main(int argc, char **argv) {
     }
     scratch = allocate(GEMM_SCRATCH_BYTES, 1);
     test_registry();
+    test_variants_agree();
     for (int i = 0; kernels_names()[i]; i++) {
         const struct kernels *kernels = kernels_by_name(kernels_names()[i]);
         const int before = n_passed + n_failed;
