@@ -30,7 +30,8 @@ static int check_options(const struct l4_engine_options *options, struct l4_err 
         {"max_chunk_tokens", options->max_chunk_tokens, 1, L4_MAX_CHUNK_TOKENS},
     };
     if (!options->model)
-        return l4_err_set(err, L4_E_INVALID, "no model was given: it is the path of a checkpoint directory");
+        return l4_err_set(err, L4_E_INVALID,
+                          "no model was given: it is the path of a checkpoint directory or of a GGUF file");
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++) {
         int rc = check_option(checks[i].name, checks[i].value, checks[i].min, checks[i].max, err);
         if (rc != 0)
@@ -72,7 +73,8 @@ static int64_t weights_bytes(const struct checkpoint *checkpoint) {
             &l->o_proj,          &l->o_bias,
             &l->gate_proj,       &l->up_proj,
             &l->down_proj,       &l->router,
-            &l->gate_up_proj,    &l->experts_down,
+            &l->gate_up_proj,    &l->experts_gate,
+            &l->experts_up,      &l->experts_down,
         };
         for (size_t j = 0; j < sizeof tensors / sizeof tensors[0]; j++)
             if (tensors[j]->data)
@@ -114,10 +116,14 @@ static void warn_memory(const struct engine_parts *parts, const struct l4_engine
 
 /* The directory's own name, whatever the path to it looks like. */
 static char *model_name(const char *path) {
+    static const char suffix[] = ".gguf";
     char *real = realpath(path, NULL);
     const char *full = real ? real : path, *slash = strrchr(full, '/');
     char *name = strdup(slash && slash[1] ? slash + 1 : full);
     free(real);
+    size_t length = name ? strlen(name) : 0;
+    if (length >= sizeof suffix && strcmp(name + length - (sizeof suffix - 1), suffix) == 0)
+        name[length - (sizeof suffix - 1)] = '\0';
     return name;
 }
 
@@ -165,7 +171,7 @@ static int open_files(struct engine_parts *parts, const struct l4_engine_options
         return rc;
     if (parts->tokenizer &&
         l4_tokenizer_vocab_size(parts->tokenizer) > checkpoint_config(parts->checkpoint)->vocab_size)
-        say(options, L4_LOG_WARN, "tokenizer.json has %d ids, the model %d: a prompt that uses the others is refused",
+        say(options, L4_LOG_WARN, "the tokenizer has %d ids, the model %d: a prompt that uses the others is refused",
             (int)l4_tokenizer_vocab_size(parts->tokenizer), (int)checkpoint_config(parts->checkpoint)->vocab_size);
     parts->name = model_name(options->model);
     return parts->name ? 0 : l4_err_set(err, L4_E_NOMEM, "no memory for the model's name");
@@ -218,6 +224,16 @@ static int open_sched(struct engine_parts *parts, const struct l4_engine_options
     int rc = collect_end_ids(parts, &config.n_end_ids, err);
     config.end_ids = parts->end_ids;
     return rc == 0 ? sched_open(&parts->sched, &config, err) : rc;
+}
+
+/* Correct, but a matrix is widened again for every step. */
+static void warn_slow_types(const struct engine_parts *parts, const struct l4_engine_options *options) {
+    for (int type = 0; type < DT_COUNT; type++) {
+        const size_t bytes = checkpoint_bytes_of_type(parts->checkpoint, (enum dtype)type);
+        if (bytes > 0 && !kernels_have_type((enum dtype)type))
+            say(options, L4_LOG_WARN, "%lld MiB of weights are of type %s, which has no kernels of its own: slow",
+                mib((int64_t)bytes), dtype_name((enum dtype)type));
+    }
 }
 
 static void fill_info(struct engine_parts *parts, const struct l4_engine_options *options) {
@@ -277,8 +293,10 @@ static int open_parts(struct engine_parts *parts, const struct l4_engine_options
         rc = kv_pool_open(&parts->kv, config, parts->budget.kv_pages, err);
     if (rc == 0)
         rc = open_sched(parts, options, &overrides->hooks, err);
-    if (rc == 0)
+    if (rc == 0) {
         fill_info(parts, options);
+        warn_slow_types(parts, options);
+    }
     return rc;
 }
 

@@ -22,24 +22,31 @@ struct layer_weights {
         up_proj; /* dense: [intermediate_size_mlp, hidden]; MoE: the shared expert's [intermediate_size, hidden] */
     struct tensor down_proj; /* [hidden, same intermediate] */
 
-    struct tensor router;       /* [n_experts, hidden] */
-    struct tensor gate_up_proj; /* [n_experts, hidden, 2 * intermediate_size]: in x out, gate first */
-    struct tensor experts_down; /* [n_experts, intermediate_size, hidden]: in x out */
+    struct tensor router; /* [n_experts, hidden] */
+
+    /* The routed experts.  Hugging Face stores them in x out, gate and up in one tensor, gate first ... */
+    struct tensor gate_up_proj; /* [n_experts, hidden, 2 * intermediate_size] */
+    /* ... GGUF out x in and apart. */
+    struct tensor experts_gate, experts_up; /* [n_experts, intermediate_size, hidden] */
+    /* [n_experts, intermediate_size, hidden] beside gate_up_proj, [n_experts, hidden, intermediate_size] beside
+     * experts_gate and experts_up */
+    struct tensor experts_down;
 };
 
 struct checkpoint_weights {
     struct tensor embed_tokens;   /* [vocab, hidden] */
     struct tensor norm;           /* [hidden] */
     struct tensor lm_head;        /* [vocab, hidden]; embed_tokens again where tied */
+    struct tensor rope_freqs;     /* GGUF, optional: [head_dim / 2] divisors of the RoPE frequencies, F32, checked */
     struct layer_weights *layers; /* [n_layers] */
 };
 
 struct checkpoint;
 
-/* checkpoint_open - read config.json and generation_config.json of a Hugging Face directory, map model.safetensors or
- * the shards that model.safetensors.index.json lists, and bind every tensor the model needs.
- *   progress (NULL is allowed) is called with 0..1 as shards are mapped.
- *   Nothing of a tensor's data is read.  Errors: L4_E_IO, L4_E_FORMAT (names the tensor, what was expected and what was
+/* checkpoint_open - of a Hugging Face directory: read config.json and generation_config.json, map model.safetensors or
+ * the shards that model.safetensors.index.json lists.  Of a GGUF file (of a split model: its first part): map all
+ * parts. Then bind every tensor the model needs. progress (NULL is allowed) is called with 0..1 as layers are bound.
+ *   Nothing of a matrix is read.  Errors: L4_E_IO, L4_E_FORMAT (names the tensor, what was expected and what was
  *   found), L4_E_UNSUPPORTED, L4_E_NOMEM. */
 int checkpoint_open(struct checkpoint **out, const char *path, void (*progress)(void *user, double fraction),
                     void *user, struct l4_err *err) L4_MUST_CHECK;
@@ -49,11 +56,13 @@ void checkpoint_close(struct checkpoint *checkpoint);
 const struct model_config *checkpoint_config(const struct checkpoint *checkpoint);
 const struct generation_config *checkpoint_generation_config(const struct checkpoint *checkpoint);
 const struct checkpoint_weights *checkpoint_weights(const struct checkpoint *checkpoint);
-/* DIR/tokenizer.json, or NULL if there is none. */
+/* DIR/tokenizer.json, or the GGUF file itself; NULL if there is no tokenizer. */
 const char *checkpoint_tokenizer_path(const struct checkpoint *checkpoint);
 int64_t checkpoint_parameters(const struct checkpoint *checkpoint);
 int64_t checkpoint_active_parameters(const struct checkpoint *checkpoint); /* a token's share: top-k of the experts */
-/* "f32", "f16", "bf16": the type that holds most bytes. */
+/* "f32", "bf16", "q4_k", ...: the type that holds most bytes. */
 const char *checkpoint_quantization(const struct checkpoint *checkpoint);
+/* What the bound tensors of one type hold. */
+size_t checkpoint_bytes_of_type(const struct checkpoint *checkpoint, enum dtype type);
 
 #endif

@@ -7,6 +7,8 @@
 
 #include "llama4/error.h"
 
+struct gguf;
+
 enum { CONFIG_MAX_LAYERS = 512, CONFIG_MAX_STOP_IDS = 16 };
 
 struct layer_config {
@@ -61,6 +63,13 @@ struct generation_config {
  *   Errors: L4_E_NOT_FOUND, L4_E_IO, L4_E_FORMAT, L4_E_UNSUPPORTED, L4_E_NOMEM; the message names the file, the key,
  * what was found and what is allowed. Source: transformers' configuration_llama4.py and modeling_rope_utils.py. */
 int model_config_read(struct model_config *config, const char *dir, struct l4_err *err) L4_MUST_CHECK;
+
+/* model_config_read_gguf - the same from the metadata of a GGUF file of architecture llama4.  What that does not hold
+ * is set by convention: chunks of 8192, every fourth layer without RoPE, floor_scale 8192, attn_scale 0.1, QK-norm
+ * unless there are 128 experts; tied embeddings and biases by the presence of tensors.  RoPE scaling comes as a tensor
+ * of divisors (checkpoint_weights). Errors: L4_E_FORMAT, L4_E_UNSUPPORTED; the message names the file, the key, what
+ * was found and what is allowed. Source: the llama4 architecture of llama.cpp. */
+int model_config_read_gguf(struct model_config *config, const struct gguf *gguf, struct l4_err *err) L4_MUST_CHECK;
 
 /* generation_config_read - DIR/generation_config.json; a missing file leaves *config empty and is no error. */
 int generation_config_read(struct generation_config *config, const char *dir, int32_t vocab_size,

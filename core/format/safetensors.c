@@ -31,7 +31,7 @@ struct safetensors {
 };
 
 static int find_dtype(const char *text, enum dtype *type) {
-    for (int i = 0; i < DT_COUNT; i++)
+    for (int i = 0; i < DT_FIRST_BLOCK_TYPE; i++)
         if (strcmp(text, dtype_name((enum dtype)i)) == 0) {
             *type = (enum dtype)i;
             return 0;

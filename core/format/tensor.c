@@ -1,10 +1,16 @@
 #include "core/format/tensor.h"
 
+#include <assert.h>
+
+#include "core/base/checked.h"
+
 static const struct {
     const char *name;
-    size_t size;
+    int64_t block_elements;
+    size_t block_bytes;
+    int gguf_id;
 } DTYPE_INFO[DT_COUNT] = {
-#define X(name, text, size) [DT_##name] = {text, size},
+#define X(name, text, elements, bytes, gguf_id) [DT_##name] = {text, elements, bytes, gguf_id},
     DTYPES(X)
 #undef X
 };
@@ -14,7 +20,46 @@ const char *dtype_name(enum dtype type) {
 }
 
 size_t dtype_size(enum dtype type) {
-    return DTYPE_INFO[type].size;
+    assert(DTYPE_INFO[type].block_elements == 1);
+    return DTYPE_INFO[type].block_bytes;
+}
+
+int64_t dtype_block_elements(enum dtype type) {
+    return DTYPE_INFO[type].block_elements;
+}
+
+size_t dtype_block_bytes(enum dtype type) {
+    return DTYPE_INFO[type].block_bytes;
+}
+
+size_t dtype_bytes(enum dtype type, int64_t n) {
+    assert(n % DTYPE_INFO[type].block_elements == 0);
+    return (size_t)(n / DTYPE_INFO[type].block_elements) * DTYPE_INFO[type].block_bytes;
+}
+
+bool dtype_bytes_checked(enum dtype type, int64_t n, size_t *bytes) {
+    return n >= 0 && n % DTYPE_INFO[type].block_elements == 0 &&
+           checked_mul_size((size_t)(n / DTYPE_INFO[type].block_elements), DTYPE_INFO[type].block_bytes, bytes);
+}
+
+bool dtype_is_weight(enum dtype type) {
+    return (int)type < DT_N_WEIGHT_TYPES || (int)type >= DT_FIRST_BLOCK_TYPE;
+}
+
+bool dtype_from_gguf(uint32_t id, enum dtype *type) {
+    for (int i = 0; i < DT_COUNT; i++)
+        if (DTYPE_INFO[i].gguf_id >= 0 && (uint32_t)DTYPE_INFO[i].gguf_id == id) {
+            *type = (enum dtype)i;
+            return true;
+        }
+    return false;
+}
+
+int64_t tensor_elements(const struct tensor *tensor) {
+    int64_t n = tensor->data != NULL ? 1 : 0;
+    for (int i = 0; i < tensor->n_dims; i++)
+        n *= tensor->shape[i];
+    return n;
 }
 
 float f16_to_f32(uint16_t bits) {

@@ -79,6 +79,25 @@ static struct cut task_cut(const struct job *job, const struct gemm_task *task) 
     return cut;
 }
 
+/* The panels of K are the same whatever the tile, and the f32 kernel adds one to the other in one order: the result is
+ * as batch-invariant as the kernel. */
+static void widened_tile(const struct kernels *kernels, const struct matrix *w, int64_t n_begin, int64_t n_end,
+                         const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy, bool accumulate,
+                         void *scratch) {
+    float *const rows = (float *)((char *)scratch + KERNEL_SCRATCH_BYTES);
+    gemm_fn *const gemm = kernels->gemm[DT_F32][MATRIX_OUT_IN];
+    for (int64_t j = n_begin; j < n_end; j += GEMM_PANEL_ROWS) {
+        struct matrix panel = {.type = DT_F32, .layout = MATRIX_OUT_IN, .stride = GEMM_PANEL_K, .data = rows};
+        panel.n = min_i64(n_end - j, GEMM_PANEL_ROWS);
+        for (int64_t k = 0; k < w->k; k += GEMM_PANEL_K) {
+            panel.k = min_i64(w->k - k, GEMM_PANEL_K);
+            for (int64_t r = 0; r < panel.n; r++)
+                kernels_widen(kernels, w->type, rows + r * GEMM_PANEL_K, matrix_at(w, j + r, k), panel.k);
+            gemm(&panel, 0, panel.n, x + k, ldx, m, y + j, ldy, accumulate || k > 0, scratch);
+        }
+    }
+}
+
 static void run_tile(const struct job *job, const struct gemm_task *task, const struct cut *cut, int64_t tile,
                      void *scratch) {
     /* band of rows, then column, then row inside the band */
@@ -102,6 +121,8 @@ static void run_tile(const struct job *job, const struct gemm_task *task, const 
     if (job->impl == GEMM_OPENBLAS)
         gemm_openblas_tile(kernels, &task->w, column, column_end, x, task->ldx, rows, y, task->ldy, accumulate,
                            scratch);
+    else if (!kernels_have_type(task->w.type))
+        widened_tile(kernels, &task->w, column, column_end, x, task->ldx, rows, y, task->ldy, accumulate, scratch);
     else
         kernels->gemm[task->w.type][task->w.layout](&task->w, column, column_end, x, task->ldx, rows, y, task->ldy,
                                                     accumulate, scratch);

@@ -5,6 +5,14 @@
 #include "core/base/pool.h"
 #include "core/kernels/kernels.h"
 
+/* Weights of a type without kernels are multiplied a panel at a time, widened to f32. */
+enum {
+    GEMM_PANEL_ROWS = 64,
+    GEMM_PANEL_K = 1024, /* whole blocks of every type */
+    GEMM_PANEL_BYTES = GEMM_PANEL_ROWS * GEMM_PANEL_K * 4,
+    GEMM_SCRATCH_BYTES = KERNEL_SCRATCH_BYTES + GEMM_PANEL_BYTES
+};
+
 enum gemm_impl {
     GEMM_OWN,     /* batch-invariant */
     GEMM_OPENBLAS /* f32 sgemm on tiles, weights widened a panel at a time; agrees to rounding, not batch-invariant */

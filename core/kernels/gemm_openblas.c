@@ -1,4 +1,4 @@
-/* OpenBLAS on tiles.  Half-precision weights are expanded a panel at a time into the thread's scratch. */
+/* OpenBLAS on tiles.  Weights other than f32 are expanded a panel at a time into the thread's scratch. */
 #include "core/kernels/gemm_openblas.h"
 
 #include <assert.h>
@@ -16,7 +16,7 @@ void gemm_openblas_tile(const struct kernels *kernels, const struct matrix *w, i
 #include <pthread.h>
 #include <string.h>
 
-enum { PANEL_K = 1024, PANEL_COLUMNS = GEMM_SCRATCH_BYTES / (int)sizeof(float) / PANEL_K };
+enum { PANEL_K = 1024, PANEL_COLUMNS = KERNEL_SCRATCH_BYTES / (int)sizeof(float) / PANEL_K };
 
 static int64_t min_i64(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -59,9 +59,9 @@ void gemm_openblas_tile(const struct kernels *kernels, const struct matrix *w, i
         for (int64_t k0 = 0; k0 < w->k; k0 += PANEL_K) {
             const int64_t k = min_i64(PANEL_K, w->k - k0);
             const int64_t rows = by_output ? n : k, columns = by_output ? k : n;
-            const uint16_t *src = (const uint16_t *)w->data + (by_output ? j * w->stride + k0 : k0 * w->stride + j);
             for (int64_t r = 0; r < rows; r++)
-                kernels->widen[w->type]((float *)scratch + r * columns, src + r * w->stride, columns);
+                kernels_widen(kernels, w->type, (float *)scratch + r * columns,
+                              by_output ? matrix_at(w, j + r, k0) : matrix_at(w, k0 + r, j), columns);
             multiply_add(w->layout, scratch, columns, n, k, x + k0, ldx, m, y + j, ldy);
         }
     }

@@ -4,8 +4,8 @@
 
 #include "core/kernels/kernels.h"
 
-/* As gemm_fn, except that a row's last bits may depend on the other rows.  kernels->widen expands half-precision
- * weights, a panel at a time, into scratch.  Any thread: the library runs single-threaded from the first call on. */
+/* As gemm_fn, except that a row's last bits may depend on the other rows.  Weights other than f32 are
+ * widened, a panel at a time, into scratch.  Any thread: the library runs single-threaded from the first call on. */
 void gemm_openblas_tile(const struct kernels *kernels, const struct matrix *w, int64_t n_begin, int64_t n_end,
                         const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy, bool accumulate, void *scratch);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/base/cpu.h"
+#include "core/format/dequant.h"
 #include "core/kernels/variants.h"
 
 static bool have_ref(const struct cpu_features *cpu) {
@@ -72,6 +73,13 @@ const struct kernels *kernels_by_name(const char *name) {
             return &tables[i];
     }
     return NULL;
+}
+
+void kernels_widen(const struct kernels *kernels, enum dtype type, float *dst, const void *src, int64_t n) {
+    if (kernels_have_type(type))
+        kernels->widen[type](dst, src, n);
+    else
+        dequantize_row(type, src, dst, n);
 }
 
 int kernels_get(const struct kernels **out, struct l4_err *err) {

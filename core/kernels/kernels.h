@@ -24,21 +24,21 @@ enum matrix_layout {
 
 /* A weight matrix with n outputs and k inputs; data borrowed. */
 struct matrix {
-    enum dtype type; /* DT_F32, DT_F16 or DT_BF16 */
+    enum dtype type; /* any that dtype_is_weight; block types only MATRIX_OUT_IN */
     enum matrix_layout layout;
     int64_t n, k;
-    int64_t stride; /* elements from one row to the next */
+    int64_t stride; /* elements from one row to the next; of block types whole blocks */
     const void *data;
 };
 
 /* gemm: y[i][j] = sum over k of x[i][k] * w(j, k), for i in 0..m-1 and j in n_begin..n_end-1.
  *   x [m, w->k] f32, rows ldx apart      y [m, w->n] f32, rows ldy apart; only the columns n_begin..n_end-1 are touched
  *   accumulate: y[i][j] is added to the sum (where it enters is fixed by the variant and the layout)
- *   scratch [GEMM_SCRATCH_BYTES], 64-byte aligned, private to the calling thread
+ *   scratch [KERNEL_SCRATCH_BYTES], 64-byte aligned, private to the calling thread
  *   f16 and bf16 weights are widened exactly; products and sums are f32.  Any m >= 0, ragged n and k. */
 typedef void gemm_fn(const struct matrix *w, int64_t n_begin, int64_t n_end, const float *x, int64_t ldx, int64_t m,
                      float *y, int64_t ldy, bool accumulate, void *scratch);
-enum { GEMM_SCRATCH_BYTES = 1 << 20 };
+enum { KERNEL_SCRATCH_BYTES = 1 << 20 };
 
 struct kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon" */
@@ -62,6 +62,18 @@ struct kernels {
     /* rotate neighbouring pairs (2j, 2j+1) by the angle whose cosine and sine are given: [n/2] each */
     void (*rope)(float *x, const float *cos, const float *sin, int64_t n);
 };
+
+/* kernels_widen - dst[i] = element i of src as f32, exact, for any weight type; block types: n a whole number of
+ * blocks. */
+void kernels_widen(const struct kernels *kernels, enum dtype type, float *dst, const void *src, int64_t n);
+/* kernels_have_type - are there kernels for matrices of this type?  Others are widened before they are multiplied. */
+static inline bool kernels_have_type(enum dtype type) {
+    return (int)type < DT_N_WEIGHT_TYPES;
+}
+/* matrix_at - where element (row, column) lies; of block types the column begins a block. */
+static inline const void *matrix_at(const struct matrix *w, int64_t row, int64_t column) {
+    return (const char *)w->data + dtype_bytes(w->type, row * w->stride + column);
+}
 
 /* kernels_get - the best table for this processor, or the one that the environment variable L4_CPU names.
  *   Errors: L4_E_INVALID (L4_CPU names no variant of this processor; the message lists those it has). */

@@ -22,7 +22,7 @@ enum {
     AXPY_STREAM_K = 8,         /* rows of weights read side by side */
     AXPY_STREAM_COLUMNS = 8192 /* of y, all rows together: about the first-level cache */
 };
-_Static_assert(AXPY_BLOCK_COLUMNS *AXPY_BLOCK_K * 4 <= GEMM_SCRATCH_BYTES, "the packed block fits in scratch");
+_Static_assert(AXPY_BLOCK_COLUMNS *AXPY_BLOCK_K * 4 <= KERNEL_SCRATCH_BYTES, "the packed block fits in scratch");
 
 /* y[r][0..n-1] += sum over u < depth of x[r][u] * w[u][0..n-1], for one vector of columns */
 ALWAYS_INLINE void axpy_vector(const int rows, const int depth, enum dtype type, const void *w, int64_t stride,

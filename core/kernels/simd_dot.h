@@ -26,7 +26,7 @@ enum {
 };
 _Static_assert((int)DOT_VECTORS == (int)PARTIALS, "the sums of a row of a tile are one vector");
 _Static_assert((DOT_BLOCK_ROWS * DOT_BLOCK_COLUMNS * PARTIALS + DOT_BLOCK_COLUMNS * DOT_BLOCK_K) * 4 <=
-                   GEMM_SCRATCH_BYTES,
+                   KERNEL_SCRATCH_BYTES,
                "partial sums and the packed block fit in scratch");
 
 /* Rows of weights of one group of columns: a group at the edge repeats the last row, and its results are thrown away.

@@ -7,15 +7,15 @@
 #include "core/base/arena.h"
 #include "core/kernels/gemm.h"
 
-/* The routed experts of one layer.  gate_up[e]: hidden -> 2 * intermediate, gate first; down[e]: intermediate ->
- * hidden. */
+/* The routed experts of one layer: gate_up[e]: hidden -> 2 * intermediate, gate first, or, where that is NULL, gate[e]
+ * and up[e]: hidden -> intermediate; down[e]: intermediate -> hidden. */
 struct experts {
     int32_t num_experts;
     int32_t hidden_size;
     int32_t intermediate_size;
     int32_t top_k;
-    const struct matrix *gate_up; /* [num_experts], borrowed */
-    const struct matrix *down;    /* [num_experts], borrowed */
+    const struct matrix *gate_up, *gate, *up; /* [num_experts], borrowed */
+    const struct matrix *down;                /* [num_experts], borrowed */
 };
 
 struct experts_backend;

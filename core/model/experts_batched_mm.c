@@ -7,7 +7,7 @@ static int batched_mm_forward(const struct experts *experts, const struct exec *
                               int64_t n_tokens, float *out) {
     int64_t n_pairs = n_tokens * experts->top_k;
     struct expert_rows rows;
-    struct gemm_task *tasks = arena_alloc(arena, (size_t)n_pairs, sizeof *tasks);
+    struct gemm_task *tasks = arena_alloc(arena, (size_t)n_pairs * EXPERT_GATE_UP_TASKS, sizeof *tasks);
     if (!tasks || expert_rows_alloc(&rows, experts, arena, n_tokens))
         return L4_E_NOMEM;
     for (int64_t pair = 0; pair < n_pairs; pair++)
@@ -15,9 +15,10 @@ static int batched_mm_forward(const struct experts *experts, const struct exec *
             expert_rows_set(&rows, rows.n_rows++, pair);
     expert_rows_gather(&rows, experts, exec, hidden_states, top_k_weights, 0, rows.n_rows);
 
+    int n_tasks = 0;
     for (int64_t r = 0; r < rows.n_rows; r++)
-        tasks[r] = expert_gate_up_task(&rows, experts, top_k_index[rows.pair_of_row[r]], r, r + 1);
-    gemm_run(exec, GEMM_OWN, tasks, (int)rows.n_rows);
+        n_tasks += expert_gate_up_tasks(&rows, experts, top_k_index[rows.pair_of_row[r]], r, r + 1, tasks + n_tasks);
+    gemm_run(exec, GEMM_OWN, tasks, n_tasks);
 
     expert_rows_activate(&rows, experts, exec, 0, rows.n_rows);
 

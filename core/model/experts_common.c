@@ -61,15 +61,21 @@ void expert_rows_gather(const struct expert_rows *rows, const struct experts *ex
     rows_for(exec, end - begin, 2 * (int64_t)experts->hidden_size, gather_rows, &call);
 }
 
-struct gemm_task expert_gate_up_task(const struct expert_rows *rows, const struct experts *experts, int32_t e,
-                                     int64_t begin, int64_t end) {
-    int64_t hidden = experts->hidden_size, width = 2 * (int64_t)experts->intermediate_size;
-    return (struct gemm_task){.w = experts->gate_up[e],
-                              .x = rows->input + begin * hidden,
-                              .ldx = hidden,
-                              .m = end - begin,
-                              .y = rows->gate_up + begin * width,
-                              .ldy = width};
+int expert_gate_up_tasks(const struct expert_rows *rows, const struct experts *experts, int32_t e, int64_t begin,
+                         int64_t end, struct gemm_task tasks[EXPERT_GATE_UP_TASKS]) {
+    int64_t hidden = experts->hidden_size, intermediate = experts->intermediate_size;
+    struct gemm_task task = {.x = rows->input + begin * hidden,
+                             .ldx = hidden,
+                             .m = end - begin,
+                             .y = rows->gate_up + begin * 2 * intermediate,
+                             .ldy = 2 * intermediate};
+    tasks[0] = tasks[1] = task;
+    tasks[0].w = experts->gate_up ? experts->gate_up[e] : experts->gate[e];
+    if (experts->gate_up)
+        return 1;
+    tasks[1].w = experts->up[e];
+    tasks[1].y += intermediate;
+    return 2;
 }
 
 void expert_rows_activate(const struct expert_rows *rows, const struct experts *experts, const struct exec *exec,

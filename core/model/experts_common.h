@@ -41,9 +41,10 @@ void expert_rows_set(struct expert_rows *rows, int64_t row, int64_t pair);
  *   input = top_k_weight * hidden_state of the row's pair */
 void expert_rows_gather(const struct expert_rows *rows, const struct experts *experts, const struct exec *exec,
                         const float *hidden_states, const float *top_k_weights, int64_t begin, int64_t end);
-/*   gate_up = input @ gate_up[e] */
-struct gemm_task expert_gate_up_task(const struct expert_rows *rows, const struct experts *experts, int32_t e,
-                                     int64_t begin, int64_t end);
+/*   gate_up = input @ gate_up[e], or input @ gate[e] beside input @ up[e]: one or two tasks, which are returned */
+enum { EXPERT_GATE_UP_TASKS = 2 };
+int expert_gate_up_tasks(const struct expert_rows *rows, const struct experts *experts, int32_t e, int64_t begin,
+                         int64_t end, struct gemm_task tasks[EXPERT_GATE_UP_TASKS]);
 /*   the gate half of gate_up = silu(gate) * up */
 void expert_rows_activate(const struct expert_rows *rows, const struct experts *experts, const struct exec *exec,
                           int64_t begin, int64_t end);

@@ -29,15 +29,16 @@ static int grouped_mm_forward(const struct experts *experts, const struct exec *
     struct expert_rows rows;
     int64_t *first_row = arena_alloc(arena, (size_t)n + 1, sizeof *first_row);
     int64_t *next_row = arena_alloc(arena, (size_t)n, sizeof *next_row);
-    struct gemm_task *tasks = arena_alloc(arena, (size_t)n, sizeof *tasks);
+    struct gemm_task *tasks = arena_alloc(arena, (size_t)n * EXPERT_GATE_UP_TASKS, sizeof *tasks);
     if (!first_row || !next_row || !tasks || expert_rows_alloc(&rows, experts, arena, n_tokens))
         return L4_E_NOMEM;
     sort_by_expert(&rows, experts, top_k_index, n_tokens * experts->top_k, first_row, next_row);
     expert_rows_gather(&rows, experts, exec, hidden_states, top_k_weights, 0, rows.n_rows);
 
+    int n_tasks = 0;
     for (int32_t e = 0; e < n; e++)
-        tasks[e] = expert_gate_up_task(&rows, experts, e, first_row[e], first_row[e + 1]);
-    gemm_run(exec, GEMM_OWN, tasks, n);
+        n_tasks += expert_gate_up_tasks(&rows, experts, e, first_row[e], first_row[e + 1], tasks + n_tasks);
+    gemm_run(exec, GEMM_OWN, tasks, n_tasks);
 
     expert_rows_activate(&rows, experts, exec, 0, rows.n_rows);
 

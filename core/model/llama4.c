@@ -63,8 +63,8 @@ static void embed_rows(void *ctx, int64_t begin, int64_t end) {
     const struct matrix *embed = &s->model->weights.embed_tokens;
     int64_t half = s->model->config->head_dim / 2;
     for (int64_t i = begin; i < end; i++) {
-        const char *row = (const char *)embed->data + (size_t)(s->rows[i].token * embed->k) * dtype_size(embed->type);
-        s->model->exec->kernels->widen[embed->type](s->hidden_states + i * embed->k, row, embed->k);
+        kernels_widen(s->model->exec->kernels, embed->type, s->hidden_states + i * embed->k,
+                      matrix_at(embed, s->rows[i].token, 0), embed->k);
         rope_angles(s->model->inv_freq, (int32_t)half, s->rows[i].position, s->cos + i * half, s->sin + i * half);
     }
 }
@@ -328,7 +328,7 @@ int llama4_open(struct llama4 **out, const struct checkpoint *checkpoint, const 
         free(model);
         return rc;
     }
-    rope_frequencies(model->config, model->inv_freq);
+    rope_frequencies(model->config, checkpoint_weights(checkpoint)->rope_freqs.data, model->inv_freq);
     *out = model;
     return 0;
 }

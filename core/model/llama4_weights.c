@@ -11,18 +11,11 @@ struct cursor {
     struct matrix *matrix;
 };
 
-static int64_t elements(const struct tensor *tensor) {
-    int64_t n = tensor->data ? 1 : 0;
-    for (int i = 0; i < tensor->n_dims; i++)
-        n *= tensor->shape[i];
-    return n;
-}
-
 static const float *widen_vector(struct cursor *cursor, const struct tensor *tensor) {
     if (!tensor->data)
         return NULL;
     float *vector = cursor->vector;
-    int64_t n = elements(tensor);
+    int64_t n = tensor_elements(tensor);
     cursor->kernels->widen[tensor->type](vector, tensor->data, n);
     cursor->vector += n;
     return vector;
@@ -40,17 +33,19 @@ static struct matrix linear(const struct tensor *tensor) {
                            .data = tensor->data};
 }
 
-/* Stacked experts: [num_experts, in, out] */
-static const struct matrix *stacked(struct cursor *cursor, const struct tensor *tensor) {
+/* Stacked experts: [num_experts][rows of the layout]; NULL where there is no such tensor. */
+static const struct matrix *stacked(struct cursor *cursor, const struct tensor *tensor, enum matrix_layout layout) {
+    if (!tensor->data)
+        return NULL;
     struct matrix *matrices = cursor->matrix;
-    int64_t in = tensor->shape[1], out = tensor->shape[2];
-    size_t expert_bytes = (size_t)in * (size_t)out * dtype_size(tensor->type);
+    const int64_t rows = tensor->shape[1], columns = tensor->shape[2];
+    const size_t expert_bytes = dtype_bytes(tensor->type, rows * columns);
     for (int64_t e = 0; e < tensor->shape[0]; e++)
         matrices[e] = (struct matrix){.type = tensor->type,
-                                      .layout = MATRIX_IN_OUT,
-                                      .n = out,
-                                      .k = in,
-                                      .stride = out,
+                                      .layout = layout,
+                                      .n = layout == MATRIX_IN_OUT ? columns : rows,
+                                      .k = layout == MATRIX_IN_OUT ? rows : columns,
+                                      .stride = columns,
                                       .data = (const char *)tensor->data + (size_t)e * expert_bytes};
     cursor->matrix += tensor->shape[0];
     return matrices;
@@ -75,25 +70,29 @@ static void bind_layer(struct llama4_layer *layer, const struct layer_weights *f
     };
     if (!is_moe)
         return;
+    const enum matrix_layout layout = from->gate_up_proj.data ? MATRIX_IN_OUT : MATRIX_OUT_IN;
     layer->router = linear(&from->router);
     layer->experts = (struct experts){.num_experts = config->n_experts,
                                       .hidden_size = config->hidden_size,
                                       .intermediate_size = config->intermediate_size,
                                       .top_k = config->n_experts_per_tok,
-                                      .gate_up = stacked(cursor, &from->gate_up_proj),
-                                      .down = stacked(cursor, &from->experts_down)};
+                                      .gate_up = stacked(cursor, &from->gate_up_proj, layout),
+                                      .gate = stacked(cursor, &from->experts_gate, layout),
+                                      .up = stacked(cursor, &from->experts_up, layout),
+                                      .down = stacked(cursor, &from->experts_down, layout)};
 }
 
 int llama4_weights_init(struct llama4_weights *weights, const struct checkpoint *checkpoint,
                         const struct kernels *kernels, struct l4_err *err) {
     const struct model_config *config = checkpoint_config(checkpoint);
     const struct checkpoint_weights *from = checkpoint_weights(checkpoint);
-    int64_t n_floats = elements(&from->norm), n_matrices = 0;
+    int64_t n_floats = tensor_elements(&from->norm), n_matrices = 0;
     for (int i = 0; i < config->n_layers; i++) {
         const struct layer_weights *l = &from->layers[i];
-        n_floats += elements(&l->input_layernorm) + elements(&l->post_attention_layernorm) + elements(&l->q_bias) +
-                    elements(&l->k_bias) + elements(&l->v_bias) + elements(&l->o_bias);
-        n_matrices += config->layers[i].is_moe ? 2 * (int64_t)config->n_experts : 0;
+        n_floats += tensor_elements(&l->input_layernorm) + tensor_elements(&l->post_attention_layernorm) +
+                    tensor_elements(&l->q_bias) + tensor_elements(&l->k_bias) + tensor_elements(&l->v_bias) +
+                    tensor_elements(&l->o_bias);
+        n_matrices += config->layers[i].is_moe ? 3 * (int64_t)config->n_experts : 0;
     }
     *weights = (struct llama4_weights){
         .embed_tokens = linear(&from->embed_tokens),

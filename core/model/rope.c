@@ -14,10 +14,12 @@ static double scale_llama3(const struct model_config *config, double freq) {
     return (1 - s) * freq / config->rope_factor + s * freq;
 }
 
-void rope_frequencies(const struct model_config *config, double *inv_freq) {
+void rope_frequencies(const struct model_config *config, const float *divisors, double *inv_freq) {
     for (int32_t j = 0; j < config->head_dim / 2; j++) {
         double freq = pow(config->rope_theta, -2.0 * j / config->head_dim);
         inv_freq[j] = config->rope_llama3 ? scale_llama3(config, freq) : freq;
+        if (divisors)
+            inv_freq[j] /= (double)divisors[j];
     }
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/checked.h"
+#include "core/format/gguf.h"
 #include "core/text/byte_level.h"
 
 int tokenizer_new(struct l4_tokenizer **out, struct l4_err *err) {
@@ -12,6 +13,19 @@ int tokenizer_new(struct l4_tokenizer **out, struct l4_err *err) {
         return l4_err_set(err, L4_E_NOMEM, "out of memory for the tokenizer");
     (*out)->bos = -1;
     return 0;
+}
+
+int l4_tokenizer_open(struct l4_tokenizer **out, const char *path, struct l4_err *err) {
+    struct l4_tokenizer *tokenizer;
+    *out = NULL;
+    int rc = tokenizer_new(&tokenizer, err);
+    if (rc == 0)
+        rc = gguf_is_file(path) ? tokenizer_read_gguf(tokenizer, path, err) : tokenizer_read_json(tokenizer, path, err);
+    if (rc < 0)
+        l4_tokenizer_close(tokenizer);
+    else
+        *out = tokenizer;
+    return rc;
 }
 
 void l4_tokenizer_close(struct l4_tokenizer *tokenizer) {

@@ -1,5 +1,5 @@
 /* The tokenizer's insides and how a loader fills them: new, add_token..., add_added..., add_merge..., finish.
- * Loaders: tokenizer_json.c. */
+ * Loaders: tokenizer_json.c, tokenizer_gguf.c. */
 #ifndef CORE_TEXT_TOKENIZER_H
 #define CORE_TEXT_TOKENIZER_H
 
@@ -42,5 +42,14 @@ int tokenizer_add_merge(struct l4_tokenizer *tokenizer, const char *left, size_t
  *   Errors: as pretokenizer_open; L4_E_UNSUPPORTED (a byte has no token of its own). */
 int tokenizer_finish(struct l4_tokenizer *tokenizer, const char *pattern, size_t len_bytes,
                      struct l4_err *err) L4_MUST_CHECK;
+
+/* The loaders, for l4_tokenizer_open: fill a new tokenizer from a file.  Errors: as l4_tokenizer_open. */
+int tokenizer_read_json(struct l4_tokenizer *tokenizer, const char *path, struct l4_err *err) L4_MUST_CHECK;
+int tokenizer_read_gguf(struct l4_tokenizer *tokenizer, const char *path, struct l4_err *err) L4_MUST_CHECK;
+
+struct gguf;
+/* tokenizer_read_metadata - tokenizer_read_gguf from a file that is open; path is for messages. */
+int tokenizer_read_metadata(struct l4_tokenizer *tokenizer, const struct gguf *gguf, const char *path,
+                            struct l4_err *err) L4_MUST_CHECK;
 
 #endif

@@ -251,20 +251,11 @@ static int read_tokenizer(struct l4_tokenizer *tokenizer, const cJSON *json, con
     return rc;
 }
 
-int l4_tokenizer_open(struct l4_tokenizer **out, const char *path, struct l4_err *err) {
+int tokenizer_read_json(struct l4_tokenizer *tokenizer, const char *path, struct l4_err *err) {
     cJSON *json = NULL;
-    *out = NULL;
     int rc = json_read_file(&json, path, TOKENIZER_MAX_BYTES, err);
-    if (rc < 0)
-        return rc;
-    struct l4_tokenizer *tokenizer = NULL;
-    rc = tokenizer_new(&tokenizer, err);
     if (rc == 0)
         rc = read_tokenizer(tokenizer, json, path, err);
     cJSON_Delete(json);
-    if (rc < 0)
-        l4_tokenizer_close(tokenizer);
-    else
-        *out = tokenizer;
     return rc;
 }

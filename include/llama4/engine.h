@@ -25,7 +25,7 @@ enum {
 };
 
 struct l4_engine_options {
-    const char *model;                  /* a checkpoint directory */
+    const char *model;                  /* a checkpoint directory, or a GGUF file (of a split model: its first part) */
     const char *experts_implementation; /* "auto", "eager", "batched_mm", "grouped_mm" */
     const char *gemm;                   /* "own", "openblas" */
     int threads;                        /* 0 = physical cores that the affinity mask allows */
@@ -59,7 +59,7 @@ int l4_engine_open(struct l4_engine **out, const struct l4_engine_options *optio
 /* l4_engine_close - cancel what runs, join the threads, free.  Events not yet polled are dropped.  NULL is allowed. */
 void l4_engine_close(struct l4_engine *engine);
 
-/* Borrowed, valid until close, never NULL except the tokenizer of a checkpoint directory without tokenizer.json. */
+/* Borrowed, valid until close, never NULL except the tokenizer of a checkpoint without one. */
 const struct l4_tokenizer *l4_engine_tokenizer(const struct l4_engine *engine);
 
 struct l4_engine_info {

@@ -23,7 +23,7 @@ struct l4_tokens {
 void l4_tokens_free(struct l4_tokens *tokens);
 int l4_tokens_push(struct l4_tokens *tokens, int32_t id) L4_MUST_CHECK; /* 0 or L4_E_NOMEM */
 
-/* l4_tokenizer_open - read a Hugging Face tokenizer.json.
+/* l4_tokenizer_open - read a Hugging Face tokenizer.json, or the tokenizer in the metadata of a GGUF file.
  *   Errors: L4_E_IO, L4_E_FORMAT (names the file and the field), L4_E_UNSUPPORTED (a component other than byte-level
  * BPE), L4_E_NOMEM.  Free with l4_tokenizer_close (NULL is allowed). */
 int l4_tokenizer_open(struct l4_tokenizer **out, const char *path, struct l4_err *err) L4_MUST_CHECK;

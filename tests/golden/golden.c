@@ -15,9 +15,11 @@ static const struct {
     {"experts", "[--experts NAME|all] FILE.safetensors...", golden_experts},
     {"variants", "(the kernel variants of this processor)", golden_variants},
     {"text", "MODEL FILE.json", golden_text},
-    {"generate", "[--experts NAME|all] [--gemm own|openblas] MODEL FILE.json", golden_generate},
+    {"generate", "[--experts NAME|all] [--gemm own|openblas] [--perplexity X [--tolerance Y]] MODEL FILE.json",
+     golden_generate},
     {"pretokenize", "FILE.json", golden_pretokenize},
     {"sampler", "PREFIX (of PREFIX.json and PREFIX.safetensors)", golden_sampler},
+    {"gguf-types", "PREFIX (of PREFIX.gguf and PREFIX.safetensors)", golden_gguf_types},
     {NULL, NULL, NULL}, /* ends the table */
 };
 

@@ -19,6 +19,7 @@ int golden_text(int argc, char **argv);
 int golden_generate(int argc, char **argv);
 int golden_sampler(int argc, char **argv);
 int golden_pretokenize(int argc, char **argv);
+int golden_gguf_types(int argc, char **argv);
 
 /* golden_read_file - the whole file, malloc'ed, with a NUL after its last byte; exits with a message when it cannot be
  * read. */

@@ -276,7 +276,7 @@ static void test_rope(void **state) {
                                   .rope_high_freq_factor = 4,
                                   .rope_original_context = 8192};
     double freq[64];
-    rope_frequencies(&config, freq);
+    rope_frequencies(&config, NULL, freq);
     int n_kept = 0, n_scaled = 0, n_between = 0;
     for (int j = 0; j < 64; j++) {
         double plain = pow(500000, -j / 64.0), wavelength = 2 * M_PI / plain;
@@ -293,7 +293,7 @@ static void test_rope(void **state) {
     }
     assert_true(n_kept > 0 && n_scaled > 0 && n_between > 0);
     config.rope_low_freq_factor = config.rope_high_freq_factor = 1; /* as in published Scout: nothing between */
-    rope_frequencies(&config, freq);
+    rope_frequencies(&config, NULL, freq);
     for (int j = 0; j < 64; j++) {
         double plain = pow(500000, -j / 64.0);
         assert_true(fabs(freq[j] * (2 * M_PI / plain < 8192 ? 1 : 8) / plain - 1) < 1e-12);
