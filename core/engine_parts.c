@@ -231,8 +231,8 @@ static void warn_slow_types(const struct engine_parts *parts, const struct l4_en
     for (int type = 0; type < DT_COUNT; type++) {
         const size_t bytes = checkpoint_bytes_of_type(parts->checkpoint, (enum dtype)type);
         if (bytes > 0 && !kernels_have_type((enum dtype)type))
-            say(options, L4_LOG_WARN, "%lld MiB of weights are of type %s, which has no kernels of its own: slow",
-                mib((int64_t)bytes), dtype_name((enum dtype)type));
+            say(options, L4_LOG_WARN, "%.1f MiB of weights are of type %s, which has no kernels of its own: slow",
+                (double)bytes / (1 << 20), dtype_name((enum dtype)type));
     }
 }
 

@@ -70,10 +70,20 @@ stage_golden() {
         check "golden generate, $cpu, every backend" "$golden" generate --experts all "$models/demo" "$fixtures/demo.golden.json"
         check "golden generate, $cpu, openblas" "$golden" generate --gemm openblas "$models/demo" "$fixtures/demo.golden.json"
         check "golden sampler, $cpu" "$golden" sampler "$fixtures/samplers"
+        check "golden generate, $cpu, Q4_0" "$golden" generate --perplexity 1.27340 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
+        check "golden generate, $cpu, Q4_K_M" "$golden" generate --perplexity 1.27356 "$models/demo-Q4_K_M.gguf" "$fixtures/demo.golden.json"
     done
     unset L4_CPU
     check "golden text" "$golden" text "$models/demo" "$fixtures/demo.golden.json"
     check "golden pretokenize" "$golden" pretokenize "$fixtures/pretokenize.json"
+    check "golden gguf-types" "$golden" gguf-types "$fixtures/gguf_types"
+    check "golden text, GGUF" "$golden" text "$models/demo-Q4_K_M.gguf" "$fixtures/demo.golden.json"
+    check "golden generate, Q4_0, every backend" "$golden" generate --experts all --perplexity 1.27340 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
+    check "golden generate, Q4_K_M, openblas" "$golden" generate --gemm openblas --perplexity 1.27356 "$models/demo-Q4_K_M.gguf" "$fixtures/demo.golden.json"
+    # the original's own bits under GGUF names: the answers are the original's
+    check "a checkpoint as GGUF" /usr/bin/python3 tests/golden/hf_to_gguf.py "$models/demo" "$BUILD/demo-BF16.gguf"
+    check "golden text, BF16 as GGUF" "$golden" text "$BUILD/demo-BF16.gguf" "$fixtures/demo.golden.json"
+    check "golden generate, BF16 as GGUF, every backend" "$golden" generate --experts all "$BUILD/demo-BF16.gguf" "$fixtures/demo.golden.json"
 
     local bad=$BUILD/spoiled spoil="/usr/bin/python3 tests/golden/spoil.py"
     for tensor in hidden_states.2 router_logits.1 top_k_index.0 top_k_weights.0 logits greedy_ids; do
@@ -87,6 +97,9 @@ stage_golden() {
     refuse "a wrong probability" "$golden" sampler "$bad/samplers"
     $spoil "$fixtures/pretokenize.json" "$bad/pretokenize.json" cases 0 pieces 0
     refuse "a wrong piece" "$golden" pretokenize "$bad/pretokenize.json"
+    cp "$fixtures/gguf_types.gguf" "$bad/" && $spoil "$fixtures/gguf_types.safetensors" "$bad/gguf_types.safetensors" iq1_m
+    refuse "a wrong value of a block type" "$golden" gguf-types "$bad/gguf_types"
+    refuse "a wrong perplexity" "$golden" generate --perplexity 1.27342 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
     for path in "texts 2 ids 0" "texts 2 decoded" "chats 0 text"; do
         # shellcheck disable=SC2086
         $spoil "$fixtures/demo.golden.json" "$bad/demo.json" $path

@@ -237,8 +237,6 @@ static int place_tensors(const struct cursor *cursor, struct gguf_tensor_entry *
     const uint64_t file_bytes = (uint64_t)(cursor->end - cursor->begin);
     const uint64_t header_bytes = (uint64_t)(cursor->at - cursor->begin);
     uint64_t data_offset, tail = 0;
-    if (n == 0)
-        return 0;
     if (__builtin_add_overflow(header_bytes, alignment - 1, &data_offset) ||
         (data_offset &= ~(alignment - 1)) > file_bytes)
         return fail(cursor, "the data of its tensors would start at byte %llu, past the end of the file at %llu",
@@ -296,7 +294,7 @@ static int take_tensors(struct cursor *cursor, struct gguf *gguf, size_t part, u
         if (rc != 0)
             return rc;
     }
-    return place_tensors(cursor, gguf->tensors + first, gguf->n_tensors - first, alignment);
+    return n > 0 ? place_tensors(cursor, gguf->tensors + first, (size_t)n, alignment) : 0;
 }
 
 static int take_version(struct cursor *cursor) {
