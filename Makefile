@@ -105,8 +105,8 @@ $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/libtest.a $(BUILD)/libco
 
 # The kernel tests for arm64, for qemu-user: without the libraries, which this machine has for itself only.
 ARM64_CC  ?= aarch64-linux-gnu-gcc
-ARM64_SRC := $(KERNEL_SRC) $(wildcard core/kernels/*.c core/base/*.c) core/format/tensor.c
-$(BUILD)/arm64/test_kernels: $(ARM64_SRC) $(wildcard core/kernels/*.h core/base/*.h core/format/tensor.h include/llama4/*.h)
+ARM64_SRC := $(KERNEL_SRC) $(wildcard core/kernels/*.c core/base/*.c) core/format/tensor.c $(wildcard core/format/dequant*.c)
+$(BUILD)/arm64/test_kernels: $(ARM64_SRC) $(wildcard core/kernels/*.h core/base/*.h core/format/tensor.h core/format/dequant*.h include/llama4/*.h)
 	@mkdir -p $(@D)
 	$(ARM64_CC) -std=gnu11 -D_GNU_SOURCE -DL4_NO_OPENBLAS -I. -Iinclude $(WARN) -ffp-contract=off -fno-math-errno -O2 \
 	    -pthread -static $(ARM64_SRC) -lm -o $@
