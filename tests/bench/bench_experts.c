@@ -45,7 +45,12 @@ static void layer_init(struct layer *layer, struct rng *rng, int32_t hidden, int
         layer->matrices[n_experts + e] = (struct matrix){
             DT_BF16, MATRIX_IN_OUT, hidden, intermediate, hidden, weights + (2 * (size_t)n_experts + (size_t)e) * n};
     }
-    layer->experts = (struct experts){n_experts, hidden, intermediate, 1, layer->matrices, layer->matrices + n_experts};
+    layer->experts = (struct experts){.num_experts = n_experts,
+                                      .hidden_size = hidden,
+                                      .intermediate_size = intermediate,
+                                      .top_k = 1,
+                                      .gate_up = layer->matrices,
+                                      .down = layer->matrices + n_experts};
 }
 
 static int by_value(const void *a, const void *b) {
