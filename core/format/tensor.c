@@ -80,3 +80,22 @@ float f16_to_f32(uint16_t bits) {
     }
     return v.f;
 }
+
+uint16_t f32_to_f16(float value) {
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = value}, magnitude;
+    const uint32_t sign = v.u >> 16 & 0x8000u;
+    magnitude.u = v.u & 0x7fffffffu;
+    if (magnitude.u > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00u);
+    if (magnitude.f < 0x1p-14f) { /* subnormal: 2^-24 is the last bit of a number next to 0.5 */
+        magnitude.f += 0.5f;
+        return (uint16_t)(sign | (magnitude.u - 0x3f000000u));
+    }
+    magnitude.u += 0xfffu + (magnitude.u >> 13 & 1u); /* to the nearest in the upper bits */
+    if (magnitude.u >= 0x47800000u)
+        return (uint16_t)(sign | 0x7c00u);
+    return (uint16_t)(sign | ((magnitude.u >> 13) - ((127u - 15u) << 10)));
+}

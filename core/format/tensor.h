@@ -90,5 +90,7 @@ static inline float bf16_to_f32(uint16_t bits) {
 }
 /* f16_to_f32 - exact, subnormals and infinities included. */
 float f16_to_f32(uint16_t bits);
+/* f32_to_f16 - the nearest, ties to even; too large: infinity; NaN stays one. */
+uint16_t f32_to_f16(float value);
 
 #endif
