@@ -63,6 +63,7 @@ run: $(BUILD)/llama4d ## serve the demo model on 127.0.0.1:8080
 # ---- what is built -------------------------------------------------------------------------------------------------
 $(BUILD)/obj/core/kernels/%_avx2.o: ISA = -mavx2 -mfma -mf16c
 $(BUILD)/obj/core/kernels/%_avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
+$(BUILD)/obj/core/kernels/%_vnni.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 $(BUILD)/obj/core/kernels/%.o $(BUILD)/obj/core/sample/%.o: CFLAGS := $(subst -O2,-O3,$(CFLAGS))
 
 # No parser in the kernels: a fuzzing build takes them as they are, which compiles in seconds instead of minutes.
@@ -105,14 +106,16 @@ $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/libtest.a $(BUILD)/libco
 
 # The kernel tests for arm64, for qemu-user: without the libraries, which this machine has for itself only.
 ARM64_CC  ?= aarch64-linux-gnu-gcc
-ARM64_SRC := $(KERNEL_SRC) $(wildcard core/kernels/*.c core/base/*.c) core/format/tensor.c $(wildcard core/format/dequant*.c)
-$(BUILD)/arm64/test_kernels: $(ARM64_SRC) $(wildcard core/kernels/*.h core/base/*.h core/format/tensor.h core/format/dequant*.h include/llama4/*.h)
+ARM64_SRC := $(wildcard core/kernels/*.c core/base/*.c) core/format/tensor.c $(wildcard core/format/dequant*.c)
+ARM64_HDR := $(wildcard tests/kernels/*.h core/kernels/*.h core/base/*.h core/format/tensor.h core/format/dequant*.h include/llama4/*.h)
+ARM64_BIN := $(KERNEL_SRC:tests/kernels/%.c=$(BUILD)/arm64/%)
+$(BUILD)/arm64/%: tests/kernels/%.c $(ARM64_SRC) $(ARM64_HDR)
 	@mkdir -p $(@D)
 	$(ARM64_CC) -std=gnu11 -D_GNU_SOURCE -DL4_NO_OPENBLAS -I. -Iinclude $(WARN) -ffp-contract=off -fno-math-errno -O2 \
-	    -pthread -static $(ARM64_SRC) -lm -o $@
+	    -pthread -static $< $(ARM64_SRC) -lm -o $@
 
 # ---- checks --------------------------------------------------------------------------------------------------------
-test: all $(BUILD)/arm64/test_kernels ## build and run every test
+test: all $(ARM64_BIN) ## build and run every test
 	BUILD=$(BUILD) tests/run.sh unit kernels golden http
 
 asan: ## unit and HTTP tests under the address and undefined-behaviour sanitizers

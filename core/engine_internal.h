@@ -46,6 +46,7 @@ struct engine_parts {
     struct checkpoint *checkpoint;
     struct l4_tokenizer *tokenizer; /* may be NULL */
     struct pool *pool;
+    struct arena gemm_arena;
     struct exec exec;
     const struct experts_backend *backend;
     struct llama4 *model;

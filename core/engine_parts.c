@@ -190,6 +190,7 @@ static int open_exec(struct engine_parts *parts, const struct l4_engine_options 
     if (rc == 0)
         rc = pool_open(&parts->pool, n_threads, GEMM_SCRATCH_BYTES, err);
     parts->exec.pool = parts->pool;
+    parts->exec.arena = &parts->gemm_arena;
     return rc;
 }
 
@@ -314,6 +315,7 @@ void engine_parts_close(struct engine_parts *parts) {
     kv_pool_close(parts->kv);
     llama4_close(parts->model);
     pool_close(parts->pool);
+    arena_fini(&parts->gemm_arena);
     l4_tokenizer_close(parts->tokenizer);
     checkpoint_close(parts->checkpoint);
     free(parts->end_ids);

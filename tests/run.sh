@@ -53,8 +53,12 @@ stage_unit() {
 }
 
 stage_kernels() {
-    count "kernels, native" "$BUILD/tests/kernels/test_kernels"
-    [ ! -e "$BUILD/arm64/test_kernels" ] || count "kernels, arm64 under qemu" qemu-aarch64 "$BUILD/arm64/test_kernels" --quick
+    local program
+    for program in test_kernels test_packed; do
+        count "$program, native" "$BUILD/tests/kernels/$program"
+        [ ! -e "$BUILD/arm64/$program" ] ||
+            count "$program, arm64 under qemu" qemu-aarch64 "$BUILD/arm64/$program" --quick
+    done
 }
 
 stage_golden() {

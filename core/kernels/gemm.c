@@ -6,13 +6,16 @@
 #include <limits.h>
 #include <string.h>
 
+#include "core/kernels/gemm_inputs.h"
 #include "core/kernels/gemm_openblas.h"
+#include "core/kernels/packed.h"
 
 enum {
-    MAX_GROUPS = 256,       /* of tasks; their running totals live on the stack */
-    COLUMN_UNIT = 16,       /* tiles begin on multiples: a cache line of y belongs to one thread */
-    TILES_PER_THREAD = 8,   /* wanted: enough to even out threads of different speed */
-    TILE_MIN_MACS = 1 << 15 /* some microseconds */
+    MAX_GROUPS = 256,        /* of tasks; their running totals live on the stack */
+    COLUMN_UNIT = 16,        /* tiles begin on multiples: a cache line of y belongs to one thread */
+    TILES_PER_THREAD = 8,    /* wanted: enough to even out threads of different speed */
+    TILE_MIN_MACS = 1 << 15, /* some microseconds */
+    PACKED_READ_MACS = 8
 };
 
 /* How large a tile may be.  Few rows: the product is bound by reading weights, in runs as long as possible - an
@@ -27,8 +30,12 @@ struct tile_limit {
         band_bytes; /* of x: tiles go through all columns before they leave a band of rows, so that x stays cached */
 };
 static const struct tile_limit LIMITS[][MATRIX_N_LAYOUTS] = {
-    [GEMM_OWN] = {{6, COLUMN_UNIT, 1024, 1, 128, 256, 8 << 20}, {6, 256, 8192, 4, 192, 512, 8 << 20}},
-    [GEMM_OPENBLAS] = {{6, COLUMN_UNIT, 1024, 1, 1024, 512, 8 << 20}, {6, 256, 8192, 4, 1024, 512, 8 << 20}},
+    [GEMM_OWN] = {{6, COLUMN_UNIT, 1024, 1, 128, 256, 8 << 20},
+                  {6, 256, 8192, 4, 192, 512, 8 << 20},
+                  {QROWS_TILE, COLUMN_UNIT, 512, 1, 128, 64, 8 << 20}},
+    [GEMM_OPENBLAS] = {{6, COLUMN_UNIT, 1024, 1, 1024, 512, 8 << 20},
+                       {6, 256, 8192, 4, 1024, 512, 8 << 20},
+                       {6, COLUMN_UNIT, 1024, 1, 1024, 512, 8 << 20}},
 };
 
 /* How one task is cut. */
@@ -42,6 +49,7 @@ struct job {
     enum gemm_impl impl;
     const struct gemm_task *tasks;
     int n_tasks;
+    struct gemm_inputs inputs;
     int group; /* tasks a group */
     int64_t tile_macs;
     int64_t tiles_before[MAX_GROUPS + 1]; /* tiles_before[g]: those of all groups before g */
@@ -57,8 +65,14 @@ static int64_t div_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
+/* What one row of tiles costs for each weight.  Reading a packed weight costs about as much as PACKED_READ_MACS
+ * products do. */
+static int64_t row_cost(const struct gemm_task *task, int64_t rows) {
+    return task->w.layout == MATRIX_PACKED ? max_i64(rows, PACKED_READ_MACS) : rows;
+}
+
 static int64_t task_macs(const struct gemm_task *task) {
-    return task->m * task->w.n * max_i64(task->w.k, 1);
+    return task->m > 0 ? row_cost(task, task->m) * task->w.n * max_i64(task->w.k, 1) : 0;
 }
 
 static struct cut task_cut(const struct job *job, const struct gemm_task *task) {
@@ -68,13 +82,18 @@ static struct cut task_cut(const struct job *job, const struct gemm_task *task) 
     const bool few = task->m <= limit->few_rows;
     struct cut cut = {.row_tiles = few ? 1 : div_up(task->m, limit->rows)};
     cut.rows = div_up(task->m, cut.row_tiles);
+    if (task->w.layout == MATRIX_PACKED && !few) {
+        cut.rows = div_up(cut.rows, QROWS_TILE) * QROWS_TILE;
+        cut.row_tiles = div_up(task->m, cut.rows);
+    }
     const int64_t macs = job->tile_macs * (few ? limit->few_rows_scale : 1);
-    const int64_t wanted = macs / (cut.rows * max_i64(task->w.k, 1));
+    const int64_t wanted = macs / (row_cost(task, cut.rows) * max_i64(task->w.k, 1));
     const int64_t low = few ? limit->few_rows_columns_min : COLUMN_UNIT;
     const int64_t high = few ? limit->few_rows_columns_max : limit->columns;
-    cut.columns = div_up(min_i64(max_i64(wanted, low), high), COLUMN_UNIT) * COLUMN_UNIT;
+    const int64_t unit = task->w.layout == MATRIX_PACKED ? 2 * PANEL_COLUMNS : COLUMN_UNIT; /* panels go in pairs */
+    cut.columns = div_up(min_i64(max_i64(wanted, low), high), unit) * unit;
     cut.column_tiles = div_up(task->w.n, cut.columns);
-    cut.columns = div_up(div_up(task->w.n, cut.column_tiles), COLUMN_UNIT) * COLUMN_UNIT; /* all about equal */
+    cut.columns = div_up(div_up(task->w.n, cut.column_tiles), unit) * unit; /* all about equal */
     cut.column_tiles = div_up(task->w.n, cut.columns);
     return cut;
 }
@@ -112,6 +131,7 @@ static void run_tile(const struct job *job, const struct gemm_task *task, const 
     const int64_t rows = min_i64(cut->rows, task->m - row);
     const int64_t column_end = min_i64(column + cut->columns, task->w.n);
 
+    const struct quantized_rows *quantized = job->inputs.of_task ? job->inputs.of_task[task - job->tasks] : NULL;
     const float *x = task->x + row * task->ldx;
     float *y = task->y + row * task->ldy;
     for (int64_t i = 0; i < rows && task->bias; i++)
@@ -121,6 +141,9 @@ static void run_tile(const struct job *job, const struct gemm_task *task, const 
     if (job->impl == GEMM_OPENBLAS)
         gemm_openblas_tile(kernels, &task->w, column, column_end, x, task->ldx, rows, y, task->ldy, accumulate,
                            scratch);
+    else if (quantized)
+        kernels->qgemm[task->w.type](&task->w, column, column_end, quantized, row, row + rows, task->y, task->ldy,
+                                     accumulate);
     else if (!kernels_have_type(task->w.type))
         widened_tile(kernels, &task->w, column, column_end, x, task->ldx, rows, y, task->ldy, accumulate, scratch);
     else
@@ -150,11 +173,14 @@ static void work(void *ctx, int item, int thread) {
     }
 }
 
-void gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_task *tasks, int n_tasks) {
+int gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_task *tasks, int n_tasks) {
     if (n_tasks <= 0)
-        return;
+        return L4_OK;
     assert(pool_scratch_bytes(exec->pool) >= GEMM_SCRATCH_BYTES);
     struct job job = {.exec = exec, .impl = impl, .tasks = tasks, .n_tasks = n_tasks};
+    const int rc = impl == GEMM_OWN ? gemm_inputs_prepare(&job.inputs, exec, tasks, n_tasks) : L4_OK;
+    if (rc)
+        return rc;
     int64_t macs = 0;
     for (int t = 0; t < n_tasks; t++)
         macs += task_macs(&tasks[t]);
@@ -170,6 +196,7 @@ void gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_ta
     }
     assert(tiles <= INT_MAX);
     pool_for(exec->pool, (int)tiles, work, &job);
+    return L4_OK;
 }
 
 const char *const *gemm_impl_names(void) {

@@ -2,6 +2,7 @@
 #ifndef CORE_KERNELS_GEMM_H
 #define CORE_KERNELS_GEMM_H
 
+#include "core/base/arena.h"
 #include "core/base/pool.h"
 #include "core/kernels/kernels.h"
 
@@ -23,6 +24,7 @@ struct exec {
     struct pool *pool; /* scratch of at least GEMM_SCRATCH_BYTES */
     const struct kernels *kernels;
     enum gemm_impl gemm;
+    struct arena *arena; /* gemm_run's own: activations for packed weights */
 };
 
 /* y = x W^T (+ bias): x [m, k] rows ldx apart, y [m, n] rows ldy apart, bias [n] f32 or NULL. */
@@ -37,8 +39,10 @@ struct gemm_task {
 };
 
 /* gemm_run - all tasks, cut into tiles, in one parallel dispatch.  Tasks must not overlap in y nor read another's y.
+ *   Packed weights (GEMM_OWN): the activations are quantised before; neighbouring tasks with the same x share that.
+ *   Errors: L4_E_NOMEM (packed weights only; y untouched).
  *   Results do not depend on the number of threads, nor (GEMM_OWN) on m.  Thread: the pool's caller. */
-void gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_task *tasks, int n_tasks);
+int gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_task *tasks, int n_tasks) L4_MUST_CHECK;
 
 const char *const *gemm_impl_names(void); /* "own", "openblas", NULL */
 

@@ -13,17 +13,36 @@ static bool have_ref(const struct cpu_features *cpu) {
     (void)cpu;
     return true;
 }
+static void fill_ref(struct kernels *table, const struct cpu_features *cpu) {
+    (void)cpu;
+    kernels_fill_ref(table);
+    kernels_fill_packed_ref(table);
+}
 
 #if defined(__x86_64__)
 static bool have_avx512(const struct cpu_features *cpu) {
     return cpu->avx512;
 }
+static void fill_avx512(struct kernels *table, const struct cpu_features *cpu) {
+    kernels_fill_avx512(table);
+    (cpu->avx512_vnni ? kernels_fill_packed_vnni : kernels_fill_packed_avx2)(table);
+}
 static bool have_avx2(const struct cpu_features *cpu) {
     return cpu->avx2;
+}
+static void fill_avx2(struct kernels *table, const struct cpu_features *cpu) {
+    (void)cpu;
+    kernels_fill_avx2(table);
+    kernels_fill_packed_avx2(table);
 }
 #elif defined(__aarch64__)
 static bool have_neon(const struct cpu_features *cpu) {
     return cpu->neon;
+}
+static void fill_neon(struct kernels *table, const struct cpu_features *cpu) {
+    (void)cpu;
+    kernels_fill_neon(table);
+    kernels_fill_packed_neon(table);
 }
 #endif
 
@@ -31,15 +50,15 @@ static bool have_neon(const struct cpu_features *cpu) {
 static const struct variant {
     const char *name;
     bool (*have)(const struct cpu_features *cpu);
-    void (*fill)(struct kernels *table);
+    void (*fill)(struct kernels *table, const struct cpu_features *cpu);
 } VARIANTS[] = {
 #if defined(__x86_64__)
-    {"avx512", have_avx512, kernels_fill_avx512},
-    {"avx2", have_avx2, kernels_fill_avx2},
+    {"avx512", have_avx512, fill_avx512},
+    {"avx2", have_avx2, fill_avx2},
 #elif defined(__aarch64__)
-    {"neon", have_neon, kernels_fill_neon},
+    {"neon", have_neon, fill_neon},
 #endif
-    {"ref", have_ref, kernels_fill_ref},
+    {"ref", have_ref, fill_ref},
 };
 enum { N_VARIANTS = sizeof VARIANTS / sizeof *VARIANTS };
 
@@ -54,8 +73,8 @@ static void build_tables(void) {
     for (int i = 0; i < N_VARIANTS; i++) {
         if (!VARIANTS[i].have(&cpu))
             continue;
-        kernels_fill_ref(&tables[n]);
-        VARIANTS[i].fill(&tables[n]);
+        fill_ref(&tables[n], &cpu);
+        VARIANTS[i].fill(&tables[n], &cpu);
         tables[n].name = VARIANTS[i].name;
         names[n++] = VARIANTS[i].name;
     }

@@ -15,11 +15,13 @@
 #include "core/format/tensor.h"
 #include "llama4/error.h"
 
-/* How a weight matrix lies in memory.  Both are [rows][stride]. */
+/* How a weight matrix lies in memory.  The first two are [rows][stride]. */
 enum matrix_layout {
     MATRIX_OUT_IN, /* [n][k]: a row is one output's weights (nn.Linear) */
     MATRIX_IN_OUT, /* [k][n]: a row is one input's weights (Llama 4 experts) */
-    MATRIX_N_LAYOUTS
+    MATRIX_PACKED, /* packed.h; types that packed_has_type; no stride */
+    MATRIX_N_LAYOUTS,
+    MATRIX_N_ROW_LAYOUTS = MATRIX_PACKED
 };
 
 /* A weight matrix with n outputs and k inputs; data borrowed. */
@@ -40,10 +42,21 @@ typedef void gemm_fn(const struct matrix *w, int64_t n_begin, int64_t n_end, con
                      float *y, int64_t ldy, bool accumulate, void *scratch);
 enum { KERNEL_SCRATCH_BYTES = 1 << 20 };
 
+/* qgemm: as gemm for MATRIX_PACKED and rows row_begin..row_end-1 of x, y being that of row 0.  row_begin is a multiple
+ * of QROWS_TILE, row_end too or all rows of x.  Sums of products of 32 integers (of 16 for Q6_K) are exact; the rest is
+ * one sequence of float operations for every output. */
+struct quantized_rows;
+typedef void qgemm_fn(const struct matrix *w, int64_t n_begin, int64_t n_end, const struct quantized_rows *x,
+                      int64_t row_begin, int64_t row_end, float *y, int64_t ldy, bool accumulate);
+
 struct kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon" */
 
-    gemm_fn *gemm[DT_N_WEIGHT_TYPES][MATRIX_N_LAYOUTS];
+    gemm_fn *gemm[DT_N_WEIGHT_TYPES][MATRIX_N_ROW_LAYOUTS];
+
+    void (*quantize_rows)(const float *x, int64_t ldx, int64_t row_begin, int64_t row_end,
+                          const struct quantized_rows *out);
+    qgemm_fn *qgemm[DT_COUNT]; /* types that packed_has_type */
 
     /* dst[i] = (float)src[i], exact */
     void (*widen[DT_N_WEIGHT_TYPES])(float *dst, const void *src, int64_t n);

@@ -11,4 +11,10 @@ void kernels_fill_avx2(struct kernels *table);
 void kernels_fill_avx512(struct kernels *table);
 void kernels_fill_neon(struct kernels *table);
 
+/* The same for the entries that belong to packed weights. */
+void kernels_fill_packed_ref(struct kernels *table);
+void kernels_fill_packed_avx2(struct kernels *table);
+void kernels_fill_packed_vnni(struct kernels *table);
+void kernels_fill_packed_neon(struct kernels *table);
+
 #endif

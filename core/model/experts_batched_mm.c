@@ -18,13 +18,15 @@ static int batched_mm_forward(const struct experts *experts, const struct exec *
     int n_tasks = 0;
     for (int64_t r = 0; r < rows.n_rows; r++)
         n_tasks += expert_gate_up_tasks(&rows, experts, top_k_index[rows.pair_of_row[r]], r, r + 1, tasks + n_tasks);
-    gemm_run(exec, GEMM_OWN, tasks, n_tasks);
+    if (gemm_run(exec, GEMM_OWN, tasks, n_tasks))
+        return L4_E_NOMEM;
 
     expert_rows_activate(&rows, experts, exec, 0, rows.n_rows);
 
     for (int64_t r = 0; r < rows.n_rows; r++)
         tasks[r] = expert_down_task(&rows, experts, top_k_index[rows.pair_of_row[r]], r, r + 1);
-    gemm_run(exec, GEMM_OWN, tasks, (int)rows.n_rows);
+    if (gemm_run(exec, GEMM_OWN, tasks, (int)rows.n_rows))
+        return L4_E_NOMEM;
 
     expert_rows_combine(&rows, experts, exec, n_tokens, out);
     return 0;

@@ -18,10 +18,12 @@ static int eager_forward(const struct experts *experts, const struct exec *exec,
         expert_rows_gather(&rows, experts, exec, hidden_states, top_k_weights, begin, end);
         struct gemm_task gate_up[EXPERT_GATE_UP_TASKS];
         int n_tasks = expert_gate_up_tasks(&rows, experts, e, begin, end, gate_up);
-        gemm_run(exec, GEMM_OPENBLAS, gate_up, n_tasks);
+        if (gemm_run(exec, GEMM_OPENBLAS, gate_up, n_tasks))
+            return L4_E_NOMEM;
         expert_rows_activate(&rows, experts, exec, begin, end);
         struct gemm_task down = expert_down_task(&rows, experts, e, begin, end);
-        gemm_run(exec, GEMM_OPENBLAS, &down, 1);
+        if (gemm_run(exec, GEMM_OPENBLAS, &down, 1))
+            return L4_E_NOMEM;
     }
     expert_rows_combine(&rows, experts, exec, n_tokens, out);
     return 0;

@@ -38,13 +38,15 @@ static int grouped_mm_forward(const struct experts *experts, const struct exec *
     int n_tasks = 0;
     for (int32_t e = 0; e < n; e++)
         n_tasks += expert_gate_up_tasks(&rows, experts, e, first_row[e], first_row[e + 1], tasks + n_tasks);
-    gemm_run(exec, GEMM_OWN, tasks, n_tasks);
+    if (gemm_run(exec, GEMM_OWN, tasks, n_tasks))
+        return L4_E_NOMEM;
 
     expert_rows_activate(&rows, experts, exec, 0, rows.n_rows);
 
     for (int32_t e = 0; e < n; e++)
         tasks[e] = expert_down_task(&rows, experts, e, first_row[e], first_row[e + 1]);
-    gemm_run(exec, GEMM_OWN, tasks, n);
+    if (gemm_run(exec, GEMM_OWN, tasks, n))
+        return L4_E_NOMEM;
 
     expert_rows_combine(&rows, experts, exec, n_tokens, out);
     return 0;

@@ -153,8 +153,8 @@ static struct gemm_task product(const struct step *s, const struct matrix *w, co
     return (struct gemm_task){.w = *w, .bias = bias, .x = x, .ldx = ldx, .m = s->n_rows, .y = y, .ldy = ldy};
 }
 
-/* delta = o_proj(softmax(q . k) v) */
-static void attention(struct step *s, const struct llama4_layer *layer) {
+/* delta = o_proj(softmax(q . k) v).  Errors: L4_E_NOMEM. */
+static int attention(struct step *s, const struct llama4_layer *layer) {
     const struct exec *exec = s->model->exec;
     int64_t hidden = s->model->config->hidden_size;
     int64_t q_width = layer->q_proj.n, kv_width = layer->k_proj.n, width = q_width + 2 * kv_width;
@@ -163,11 +163,12 @@ static void attention(struct step *s, const struct llama4_layer *layer) {
         product(s, &layer->k_proj, layer->k_bias, s->normed, hidden, s->qkv + q_width, width),
         product(s, &layer->v_proj, layer->v_bias, s->normed, hidden, s->qkv + q_width + kv_width, width),
     };
-    gemm_run(exec, exec->gemm, qkv, 3);
+    if (gemm_run(exec, exec->gemm, qkv, 3))
+        return L4_E_NOMEM;
     rows_for(exec, s->n_rows, 4 * width, place_qkv_rows, s);
     attention_forward(&s->attention, exec, s->layer, s->q, s->attended);
     struct gemm_task o = product(s, &layer->o_proj, layer->o_bias, s->attended, q_width, s->delta, hidden);
-    gemm_run(exec, exec->gemm, &o, 1);
+    return gemm_run(exec, exec->gemm, &o, 1);
 }
 
 /* delta = down(silu(gate x) * up x), plus the routed experts on MoE layers, where this is the shared expert.  The
@@ -184,10 +185,12 @@ static int feed_forward(struct step *s, const struct llama4_layer *layer, const 
     };
     if (is_moe)
         tasks[2] = product(s, &layer->router, NULL, s->normed, hidden, s->router_logits, experts->num_experts);
-    gemm_run(exec, exec->gemm, tasks, is_moe ? 3 : 2);
+    if (gemm_run(exec, exec->gemm, tasks, is_moe ? 3 : 2))
+        return L4_E_NOMEM;
     rows_swiglu(exec, s->gate_up, s->n_rows, width);
     struct gemm_task down = product(s, &layer->down_proj, NULL, s->gate_up, 2 * width, s->delta, hidden);
-    gemm_run(exec, exec->gemm, &down, 1);
+    if (gemm_run(exec, exec->gemm, &down, 1))
+        return L4_E_NOMEM;
     if (!is_moe)
         return 0;
 
@@ -290,14 +293,15 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
     for (s.layer = 0; s.layer < config->n_layers; s.layer++) {
         const struct llama4_layer *layer = &model->weights.layers[s.layer];
         rms_norm(&s, layer->input_layernorm);
-        attention(&s, layer);
+        if (attention(&s, layer))
+            return l4_err_set(err, L4_E_NOMEM, "no memory for the attention of %lld tokens", (long long)s.n_rows);
         add(&s, s.hidden_states, s.delta);
         if (s.layer == config->n_layers - 1 && !probe)
             keep_logit_rows(&s, segments, n_segments);
 
         rms_norm(&s, layer->post_attention_layernorm);
         if (feed_forward(&s, layer, probe))
-            return l4_err_set(err, L4_E_NOMEM, "no memory for the experts of %lld tokens", (long long)s.n_rows);
+            return l4_err_set(err, L4_E_NOMEM, "no memory for the feed-forward of %lld tokens", (long long)s.n_rows);
         add(&s, s.hidden_states, s.delta);
         probe_hidden_states(&s, probe, s.layer + 1);
     }
@@ -305,7 +309,8 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
     rms_norm(&s, model->weights.norm);
     struct gemm_task head =
         product(&s, &model->weights.lm_head, NULL, s.normed, config->hidden_size, logits, config->vocab_size);
-    gemm_run(model->exec, model->exec->gemm, &head, 1);
+    if (gemm_run(model->exec, model->exec->gemm, &head, 1))
+        return l4_err_set(err, L4_E_NOMEM, "no memory for the logits of %lld tokens", (long long)s.n_rows);
 
     for (int i = 0; i < n_segments; i++)
         kv_seq_advance(segments[i].kv, segments[i].n_tokens);

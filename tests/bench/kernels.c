@@ -58,10 +58,11 @@ struct candidate {
 };
 
 static double run(const struct candidate *candidate, struct pool *pool, const struct gemm_task *task) {
-    const struct exec exec = {pool, candidate->kernels, GEMM_OWN};
+    const struct exec exec = {.pool = pool, .kernels = candidate->kernels};
     const double start = now_s();
     if (candidate->kind != RUN_PLAIN_SGEMM) {
-        gemm_run(&exec, candidate->kind == RUN_OWN ? GEMM_OWN : GEMM_OPENBLAS, task, 1);
+        if (gemm_run(&exec, candidate->kind == RUN_OWN ? GEMM_OWN : GEMM_OPENBLAS, task, 1))
+            exit(1);
         return now_s() - start;
     }
     openblas_set_num_threads(pool_n_threads(pool));
@@ -218,7 +219,7 @@ int main(int argc, char **argv) {
     for (int type = 0; type < DT_N_WEIGHT_TYPES; type++) {
         if (options.type ? strcmp(options.type, TYPES[type]) != 0 : type == DT_F16 && !options.all)
             continue;
-        for (int layout = 0; layout < MATRIX_N_LAYOUTS; layout++) {
+        for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++) {
             if (options.layout && strcmp(options.layout, LAYOUTS[layout]) != 0)
                 continue;
             for (size_t r = 0; r < (options.rows ? 1 : sizeof ROWS / sizeof *ROWS); r++)

@@ -3,60 +3,12 @@
  * emulator too.  test_kernels [--quick] */
 #include <float.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/kernels/gemm.h"
-
-static int n_passed, n_failed;
-static bool quick;
-
-static L4_PRINTF(2, 3) void check(bool ok, const char *fmt, ...) {
-    if (ok) {
-        n_passed++;
-        return;
-    }
-    n_failed++;
-    va_list args;
-    va_start(args, fmt);
-    printf("FAIL: ");
-    vprintf(fmt, args);
-    printf("\n");
-    va_end(args);
-}
-
-/* ---- random data ---- */
-static uint64_t rng_state = 88172645463325252u;
-static uint32_t rng(void) { /* xorshift64 */
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return (uint32_t)(rng_state >> 32);
-}
-static int64_t rng_in(int64_t low, int64_t high) {
-    return low + (int64_t)(rng() % (uint64_t)(high - low + 1));
-}
-static float rng_value(void) {
-    return (float)(int32_t)rng() * 0x1p-31f;
-}
-
-static void *allocate(int64_t n, size_t size) {
-    void *p = aligned_alloc(64, ((size_t)(n > 0 ? n : 1) * size + 63) & ~(size_t)63);
-    if (!p) {
-        printf("out of memory\n");
-        exit(2);
-    }
-    return p;
-}
-
-static float *random_floats(int64_t n) {
-    float *p = allocate(n, sizeof *p);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = rng_value();
-    return p;
-}
+#include "tests/kernels/check.h"
 
 static float element(enum dtype type, const void *data, int64_t i) {
     return type == DT_F32   ? ((const float *)data)[i]
@@ -91,9 +43,10 @@ static float weight(const struct matrix *w, int64_t j, int64_t k) {
 
 static const char *const LAYOUTS[] = {"out_in", "in_out"};
 
+static bool quick;
+
 /* ---- the two properties of a gemm; functions of their own so that a broken kernel can be held against them ---- */
 static void *scratch;
-static const float CANARY = 12345.5f;
 
 /* One random shape against double precision; also that nothing else is written. */
 static bool gemm_is_right(gemm_fn *gemm, enum dtype type, enum matrix_layout layout, int64_t m, int64_t n, int64_t k) {
@@ -161,7 +114,7 @@ static bool gemm_is_invariant(gemm_fn *gemm, enum dtype type, enum matrix_layout
 static void test_gemm(const struct kernels *kernels) {
     const int shapes = quick ? 40 : 150;
     for (int type = DT_F32; type < DT_N_WEIGHT_TYPES; type++) {
-        for (int layout = 0; layout < MATRIX_N_LAYOUTS; layout++) {
+        for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++) {
             gemm_fn *gemm = kernels->gemm[type][layout];
             for (int i = 0; i < shapes; i++) {
                 const bool deep = i % 8 == 0; /* beyond one block of K */
@@ -218,7 +171,7 @@ static void broken_edge(const struct matrix *w, int64_t n_begin, int64_t n_end, 
 }
 
 static void test_checks_can_fail(const struct kernels *kernels) {
-    for (int layout = 0; layout < MATRIX_N_LAYOUTS; layout++) {
+    for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++) {
         sound_gemm = kernels->gemm[DT_F32][layout];
         check(gemm_is_right(broken_order, DT_F32, layout, 9, 33, 100) &&
                   !gemm_is_invariant(broken_order, DT_F32, layout, 9, 33, 100, false),
@@ -239,7 +192,7 @@ static void test_checks_can_fail(const struct kernels *kernels) {
 static void test_gemm_special(const struct kernels *kernels) {
     enum { M = 11, N = 37, K = 50 };
     for (int type = DT_F32; type < DT_N_WEIGHT_TYPES; type++) {
-        for (int layout = 0; layout < MATRIX_N_LAYOUTS; layout++) {
+        for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++) {
             void *data;
             struct matrix w = random_matrix(type, layout, N, K, &data);
             for (int64_t rows = 1; rows <= M; rows += 5) {
@@ -504,8 +457,8 @@ static void test_gemm_run(const struct kernels *kernels, int n_threads) {
         check(false, "pool_open: %s", err.message);
         return;
     }
-    const struct exec exec = {pool, kernels, GEMM_OWN};
-    gemm_run(&exec, GEMM_OWN, NULL, 0);
+    const struct exec exec = {.pool = pool, .kernels = kernels};
+    check(gemm_run(&exec, GEMM_OWN, NULL, 0) == L4_OK, "gemm_run of nothing");
     const struct {
         int n;
         int64_t m, columns, k;
@@ -516,8 +469,7 @@ static void test_gemm_run(const struct kernels *kernels, int n_threads) {
         const int n = quick && lists[i].n > 100 ? lists[i].n / 3 : lists[i].n;
         struct task_list list = random_tasks(n, lists[i].m, lists[i].columns, lists[i].k, lists[i].same_type);
         for (int impl = 0; gemm_impl_names()[impl]; impl++) {
-            gemm_run(&exec, (enum gemm_impl)impl, list.tasks, list.n);
-            bool ok = true;
+            bool ok = gemm_run(&exec, (enum gemm_impl)impl, list.tasks, list.n) == L4_OK;
             for (int t = 0; t < list.n; t++)
                 ok = ok && task_matches(kernels, &list.tasks[t], impl == GEMM_OWN ? 0 : 1e-4);
             check(ok, "%s gemm_run %s, %d threads, %d tasks up to m=%lld n=%lld k=%lld", kernels->name,
@@ -535,7 +487,7 @@ static void test_variants_agree(void) {
     const struct kernels *first = kernels_by_name(kernels_names()[0]);
     for (int i = 1; kernels_names()[i] && strcmp(kernels_names()[i], "ref") != 0; i++) {
         for (int type = 0; type < DT_N_WEIGHT_TYPES; type++) {
-            for (int layout = 0; layout < MATRIX_N_LAYOUTS; layout++) {
+            for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++) {
                 void *data;
                 const struct matrix w = random_matrix(type, layout, N, K, &data);
                 float *x = random_floats(M * K), *y = random_floats(M * N), *again = random_floats(M * N);

@@ -21,7 +21,7 @@ static void run(const struct kernels *kernels, enum gemm_impl impl, int n_thread
     struct exec exec = {.kernels = kernels};
     assert_int_equal(pool_open(&exec.pool, n_threads, GEMM_SCRATCH_BYTES, NULL), 0);
     struct gemm_task task = {.w = *w, .bias = bias, .x = x, .ldx = K, .m = m, .y = y, .ldy = N};
-    gemm_run(&exec, impl, &task, 1);
+    assert_int_equal(gemm_run(&exec, impl, &task, 1), L4_OK);
     pool_close(exec.pool);
 }
 

@@ -463,7 +463,7 @@ static void a_broken_kernel_is_found_out(void **state) {
     assert_int_equal(kernels_get(&sound, &err), 0);
     struct kernels broken = *sound;
     for (int type = 0; type < DT_N_WEIGHT_TYPES; type++)
-        for (int layout = 0; layout < MATRIX_N_LAYOUTS; layout++)
+        for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++)
             broken.gemm[type][layout] = broken_gemm;
     static const char *const models[] = {"tests/fixtures/scout", "tests/models/demo"};
     for (int i = 0; i < 1 + WHOLE; i++) {
