@@ -119,12 +119,12 @@ test: all $(ARM64_BIN) ## build and run every test
 	BUILD=$(BUILD) tests/run.sh unit kernels golden http
 
 asan: ## unit and HTTP tests under the address and undefined-behaviour sanitizers
-	$(MAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g' sanitized
+	$(MAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g' STAGES='unit kernels http' sanitized
 tsan: ## unit and HTTP tests under the thread sanitizer
-	$(MAKE) BUILD=$(BUILD)/tsan SANITIZE=thread CFLAGS='-O1 -g' sanitized
+	$(MAKE) BUILD=$(BUILD)/tsan SANITIZE=thread CFLAGS='-O1 -g' STAGES='unit http' sanitized
 .PHONY: sanitized
 sanitized: $(BUILD)/llama4d $(BUILD)/llama4d-fake $(UNIT_BIN) $(KERNEL_BIN)
-	BUILD=$(BUILD) tests/run.sh unit kernels http
+	BUILD=$(BUILD) tests/run.sh $(STAGES)
 
 FUZZ_SECONDS ?= 10
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/bin/%,$(FUZZ_SRC))
