@@ -19,9 +19,9 @@ enum {
     DOT_ROWS = WIDTH == 8 ? 3 : 6,
     DOT_VECTORS = 4,
     DOT_COLUMNS = DOT_VECTORS * QUADS,
-    DOT_BLOCK_ROWS = 128,
-    DOT_BLOCK_COLUMNS = 128,
-    DOT_BLOCK_K = 256,
+    DOT_BLOCK_ROWS = 192,
+    DOT_BLOCK_COLUMNS = 64,
+    DOT_BLOCK_K = 384,
     DOT_SUMS = DOT_VECTORS * WIDTH /* floats that hold the partial sums of one row by DOT_COLUMNS */
 };
 _Static_assert((int)DOT_VECTORS == (int)PARTIALS, "the sums of a row of a tile are one vector");
