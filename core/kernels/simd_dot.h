@@ -45,9 +45,9 @@ ALWAYS_INLINE void dot_load(enum dtype type, const void *const group[DOT_COLUMNS
     for (int q = 0; q < QUADS; q++)
         rows[q] = weight_at(type, group[PARTIALS * q + v], k);
     if (n >= WIDTH && type == DT_F32) {
-        vf_load_quads((const float *const *)rows, steps);
+        vf_load_quads(rows, steps);
     } else if (n >= WIDTH && type == DT_BF16) {
-        vf_load_quads_bf16((const uint16_t *const *)rows, steps);
+        vf_load_quads_bf16(rows, steps);
     } else {
         UNROLL
         for (int q = 0; q < QUADS; q++)

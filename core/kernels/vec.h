@@ -122,15 +122,15 @@ static inline void vf_transpose_quads(vf v[4]) {
 static inline __m512i vec_rows(const void *first, const void *second) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(first)), _mm256_loadu_si256(second), 1);
 }
-static inline void vf_load_quads(const float *const p[4], vf s[4]) {
+static inline void vf_load_quads(const void *const p[4], vf s[4]) {
     for (int half = 0; half < 2; half++) {
-        const vf rows01 = _mm512_castsi512_ps(vec_rows(p[0] + 8 * half, p[1] + 8 * half));
-        const vf rows23 = _mm512_castsi512_ps(vec_rows(p[2] + 8 * half, p[3] + 8 * half));
+        const vf rows01 = _mm512_castsi512_ps(vec_rows((const float *)p[0] + 8 * half, (const float *)p[1] + 8 * half));
+        const vf rows23 = _mm512_castsi512_ps(vec_rows((const float *)p[2] + 8 * half, (const float *)p[3] + 8 * half));
         s[2 * half] = _mm512_shuffle_f32x4(rows01, rows23, 0x88);
         s[2 * half + 1] = _mm512_shuffle_f32x4(rows01, rows23, 0xdd);
     }
 }
-static inline void vf_load_quads_bf16(const uint16_t *const p[4], vf s[4]) {
+static inline void vf_load_quads_bf16(const void *const p[4], vf s[4]) {
     const __m512i rows01 = vec_rows(p[0], p[1]), rows23 = vec_rows(p[2], p[3]), zero = _mm512_setzero_si512();
     const __m512i first = _mm512_shuffle_i64x2(rows01, rows23, 0x88),
                   second = _mm512_shuffle_i64x2(rows01, rows23, 0xdd);
@@ -268,13 +268,14 @@ static inline void vf_transpose_quads(vf v[2]) {
     v[0] = _mm256_permute2f128_ps(first, v[1], 0x20);
     v[1] = _mm256_permute2f128_ps(first, v[1], 0x31);
 }
-static inline void vf_load_quads(const float *const p[2], vf s[2]) {
+static inline void vf_load_quads(const void *const p[2], vf s[2]) {
     s[0] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0])), _mm_loadu_ps(p[1]), 1);
-    s[1] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0] + 4)), _mm_loadu_ps(p[1] + 4), 1);
+    s[1] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)p[0] + 4)),
+                                _mm_loadu_ps((const float *)p[1] + 4), 1);
 }
-static inline void vf_load_quads_bf16(const uint16_t *const p[2], vf s[2]) {
-    const __m256i first = _mm256_castsi128_si256(_mm_loadu_si128((const void *)p[0])), zero = _mm256_setzero_si256();
-    const __m256i rows = _mm256_inserti128_si256(first, _mm_loadu_si128((const void *)p[1]), 1);
+static inline void vf_load_quads_bf16(const void *const p[2], vf s[2]) {
+    const __m256i first = _mm256_castsi128_si256(_mm_loadu_si128(p[0])), zero = _mm256_setzero_si256();
+    const __m256i rows = _mm256_inserti128_si256(first, _mm_loadu_si128(p[1]), 1);
     s[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, rows));
     s[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, rows));
 }
@@ -399,10 +400,10 @@ static inline vf vf_quad_n(const float *p, int n) {
 static inline void vf_transpose_quads(vf v[1]) {
     (void)v;
 }
-static inline void vf_load_quads(const float *const p[1], vf s[1]) {
+static inline void vf_load_quads(const void *const p[1], vf s[1]) {
     s[0] = vf_load(p[0]);
 }
-static inline void vf_load_quads_bf16(const uint16_t *const p[1], vf s[1]) {
+static inline void vf_load_quads_bf16(const void *const p[1], vf s[1]) {
     s[0] = vf_load_bf16(p[0]);
 }
 static inline vf vf_sum_quads(vf a, vf b, vf c, vf d) {
