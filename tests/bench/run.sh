@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 BUILD=${BUILD:-build} MODEL=${MODEL:-tests/models/demo}
 
 echo "== kernels: own beside OpenBLAS"
-"$BUILD/tests/kernels/test_kernels" --bench
+"$BUILD/bench/kernels"
 
 echo "== experts backends"
 "$BUILD/bench/bench_experts"
