@@ -31,7 +31,7 @@ struct tile_limit {
 };
 static const struct tile_limit LIMITS[][MATRIX_N_LAYOUTS] = {
     [GEMM_OWN] = {{6, COLUMN_UNIT, 1024, 1, 192, 256, 8 << 20},
-                  {6, 256, 8192, 4, 384, 512, 8 << 20},
+                  {6, 256, 8192, 4, 512, 512, 8 << 20},
                   {QROWS_TILE, COLUMN_UNIT, 512, 1, 128, 64, 8 << 20}},
     [GEMM_OPENBLAS] = {{6, COLUMN_UNIT, 1024, 1, 1024, 512, 8 << 20},
                        {6, 256, 8192, 4, 1024, 512, 8 << 20},

@@ -15,7 +15,7 @@ enum {
      * fills the registers, 16 with AVX2, else 32. */
     AXPY_VECTORS = WIDTH == 8 ? 2 : 4,
     AXPY_COLUMNS = AXPY_VECTORS * WIDTH,
-    AXPY_BLOCK_ROWS = 384,
+    AXPY_BLOCK_ROWS = 512,
     AXPY_BLOCK_COLUMNS = 512,
     AXPY_BLOCK_K = 128,
     AXPY_NARROW_COLUMNS = 128, /* up to here a few rows' sums stay in registers for all of K */
