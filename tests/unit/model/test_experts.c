@@ -49,7 +49,9 @@ static void problem_init(struct problem *p, struct rng *rng, enum dtype type, in
                          int32_t intermediate, int32_t top_k, int64_t n_tokens) {
     size_t n_pairs = (size_t)n_tokens * (size_t)top_k, h = (size_t)hidden, i = (size_t)intermediate;
     *p = (struct problem){
-        .experts = {n_experts, hidden, intermediate, top_k, NULL, NULL}, .n_tokens = n_tokens, .type = type};
+        .experts = {.num_experts = n_experts, .hidden_size = hidden, .intermediate_size = intermediate, .top_k = top_k},
+        .n_tokens = n_tokens,
+        .type = type};
     p->gate_up_weights = rng_weights(rng, type, (size_t)n_experts * h * 2 * i, 0.3f);
     p->down_weights = rng_weights(rng, type, (size_t)n_experts * i * h, 0.3f);
     p->experts.gate_up = p->gate_up = stacked(type, p->gate_up_weights, n_experts, hidden, 2 * intermediate);
@@ -231,9 +233,11 @@ static void test_weight_placement(void **state) {
                             *index = case_tensor(file, i, "top_k_index"), *output = case_tensor(file, i, "output");
         if (index->shape[1] != 1)
             continue;
-        struct problem p = {
-            .experts = {(int32_t)down->shape[0], (int32_t)down->shape[2], (int32_t)down->shape[1], 1, NULL, NULL},
-            .n_tokens = index->shape[0]};
+        struct problem p = {.experts = {.num_experts = (int32_t)down->shape[0],
+                                        .hidden_size = (int32_t)down->shape[2],
+                                        .intermediate_size = (int32_t)down->shape[1],
+                                        .top_k = 1},
+                            .n_tokens = index->shape[0]};
         size_t n = (size_t)(output->shape[0] * output->shape[1]);
         p.experts.gate_up = p.gate_up =
             stacked(gate_up->type, gate_up->data, p.experts.num_experts, gate_up->shape[1], gate_up->shape[2]);
