@@ -6,6 +6,7 @@
 #include "core/base/checked.h"
 #include "core/base/cpu.h"
 #include "core/engine_internal.h"
+#include "core/kernels/packed.h"
 
 /* ---- options -------------------------------------------------------------------------------------------------- */
 
@@ -231,7 +232,7 @@ static int open_sched(struct engine_parts *parts, const struct l4_engine_options
 static void warn_slow_types(const struct engine_parts *parts, const struct l4_engine_options *options) {
     for (int type = 0; type < DT_COUNT; type++) {
         const size_t bytes = checkpoint_bytes_of_type(parts->checkpoint, (enum dtype)type);
-        if (bytes > 0 && !kernels_have_type((enum dtype)type))
+        if (bytes > 0 && !kernels_have_type((enum dtype)type) && !packed_has_type((enum dtype)type))
             say(options, L4_LOG_WARN, "%.1f MiB of weights are of type %s, which has no kernels of its own: slow",
                 (double)bytes / (1 << 20), dtype_name((enum dtype)type));
     }
@@ -289,7 +290,7 @@ static int open_parts(struct engine_parts *parts, const struct l4_engine_options
     if (rc != 0)
         return rc;
     warn_memory(parts, options, &memory);
-    rc = llama4_open(&parts->model, parts->checkpoint, &parts->exec, parts->backend, err);
+    rc = llama4_open(&parts->model, parts->checkpoint, &parts->exec, parts->backend, NULL, err);
     if (rc == 0)
         rc = kv_pool_open(&parts->kv, config, parts->budget.kv_pages, err);
     if (rc == 0)

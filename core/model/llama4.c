@@ -318,7 +318,7 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
 }
 
 int llama4_open(struct llama4 **out, const struct checkpoint *checkpoint, const struct exec *exec,
-                const struct experts_backend *backend, struct l4_err *err) {
+                const struct experts_backend *backend, const struct weights_loading *loading, struct l4_err *err) {
     struct llama4 *model = calloc(1, sizeof *model);
     if (!model)
         return l4_err_set(err, L4_E_NOMEM, "no memory for the model");
@@ -326,7 +326,7 @@ int llama4_open(struct llama4 **out, const struct checkpoint *checkpoint, const 
     model->exec = exec;
     model->backend = backend;
     model->inv_freq = checked_array((size_t)model->config->head_dim / 2, sizeof *model->inv_freq);
-    int rc = model->inv_freq ? llama4_weights_init(&model->weights, checkpoint, exec->kernels, err)
+    int rc = model->inv_freq ? llama4_weights_init(&model->weights, checkpoint, exec, loading, err)
                              : l4_err_set(err, L4_E_NOMEM, "no memory for the model");
     if (rc) {
         free(model->inv_freq);

@@ -8,6 +8,7 @@
 #include "core/format/checkpoint.h"
 #include "core/kernels/gemm.h"
 #include "core/model/experts.h"
+#include "core/model/weights_pack.h"
 
 struct llama4;
 
@@ -28,10 +29,11 @@ struct llama4_probe {
     void *user;
 };
 
-/* llama4_open - build a model over a checkpoint's mapped weights.  checkpoint, exec and backend are borrowed until
- * close. Errors: L4_E_NOMEM. */
+/* llama4_open - build a model over a checkpoint's mapped weights, packing those that can be.  checkpoint, exec and
+ * backend are borrowed until close, loading (NULL = all zero) for the call.  Errors: L4_E_NOMEM. */
 int llama4_open(struct llama4 **out, const struct checkpoint *checkpoint, const struct exec *exec,
-                const struct experts_backend *backend, struct l4_err *err) L4_MUST_CHECK;
+                const struct experts_backend *backend, const struct weights_loading *loading,
+                struct l4_err *err) L4_MUST_CHECK;
 void llama4_close(struct llama4 *model);
 
 /* llama4_forward - one step: writes the keys and values of every segment, advances their KV, and computes logits.

@@ -82,8 +82,31 @@ static void bind_layer(struct llama4_layer *layer, const struct layer_weights *f
                                       .down = stacked(cursor, &from->experts_down, layout)};
 }
 
-int llama4_weights_init(struct llama4_weights *weights, const struct checkpoint *checkpoint,
-                        const struct kernels *kernels, struct l4_err *err) {
+/* Every matrix that is only multiplied with, but the routers, which stay float. */
+static int pack(struct llama4_weights *weights, int n_layers, size_t n_matrices, const struct exec *exec,
+                const struct weights_loading *loading, struct l4_err *err) {
+    enum { LAYER_MATRICES = 7 };
+    struct matrix **list = checked_array((size_t)n_layers * LAYER_MATRICES + n_matrices + 1, sizeof *list);
+    size_t n = 0;
+    if (!list)
+        return l4_err_set(err, L4_E_NOMEM, "no memory for the weights' tables");
+    for (int i = 0; i < n_layers; i++) {
+        struct llama4_layer *l = &weights->layers[i];
+        struct matrix *const of_layer[LAYER_MATRICES] = {&l->q_proj,    &l->k_proj,  &l->v_proj,   &l->o_proj,
+                                                         &l->gate_proj, &l->up_proj, &l->down_proj};
+        for (int j = 0; j < LAYER_MATRICES; j++)
+            list[n++] = of_layer[j];
+    }
+    for (size_t i = 0; i < n_matrices; i++)
+        list[n++] = &weights->matrices[i];
+    list[n++] = &weights->lm_head;
+    int rc = weights_pack(&weights->storage, list, n, exec, loading, err);
+    free(list);
+    return rc;
+}
+
+int llama4_weights_init(struct llama4_weights *weights, const struct checkpoint *checkpoint, const struct exec *exec,
+                        const struct weights_loading *loading, struct l4_err *err) {
     const struct model_config *config = checkpoint_config(checkpoint);
     const struct checkpoint_weights *from = checkpoint_weights(checkpoint);
     int64_t n_floats = tensor_elements(&from->norm), n_matrices = 0;
@@ -105,15 +128,19 @@ int llama4_weights_init(struct llama4_weights *weights, const struct checkpoint 
         llama4_weights_fini(weights);
         return l4_err_set(err, L4_E_NOMEM, "no memory for the weights' tables");
     }
-    struct cursor cursor = {kernels, weights->vectors, weights->matrices};
+    struct cursor cursor = {exec->kernels, weights->vectors, weights->matrices};
     weights->norm = widen_vector(&cursor, &from->norm);
     for (int i = 0; i < config->n_layers; i++)
         bind_layer(&weights->layers[i], &from->layers[i], config, config->layers[i].is_moe, &cursor);
-    return 0;
+    int rc = pack(weights, config->n_layers, (size_t)(cursor.matrix - weights->matrices), exec, loading, err);
+    if (rc)
+        llama4_weights_fini(weights);
+    return rc;
 }
 
 void llama4_weights_fini(struct llama4_weights *weights) {
     free(weights->layers);
     free(weights->vectors);
     free(weights->matrices);
+    weights_storage_fini(&weights->storage);
 }

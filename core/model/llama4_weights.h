@@ -5,8 +5,10 @@
 #include "core/format/checkpoint.h"
 #include "core/kernels/kernels.h"
 #include "core/model/experts.h"
+#include "core/model/weights_pack.h"
 
-/* Matrices lie in the mapped checkpoint; vectors (norms, biases) are widened to f32 once. */
+/* Matrices of types that can be packed are packed, those of others lie in the mapped checkpoint, and so do the
+ * embeddings and the routers; vectors (norms, biases) are widened to f32 once. */
 struct llama4_layer {
     const float *input_layernorm, *post_attention_layernorm; /* [hidden] */
     struct matrix q_proj, k_proj, v_proj, o_proj;
@@ -27,11 +29,12 @@ struct llama4_weights {
     struct llama4_layer *layers; /* [n_layers] */
     float *vectors;              /* storage behind the norms and biases ... */
     struct matrix *matrices;     /* ... and behind the experts */
+    struct weights_storage storage;
 };
 
-/* Errors: L4_E_NOMEM. */
-int llama4_weights_init(struct llama4_weights *weights, const struct checkpoint *checkpoint,
-                        const struct kernels *kernels, struct l4_err *err) L4_MUST_CHECK;
+/* loading NULL = all zero.  Errors: L4_E_NOMEM.  Thread: the pool's caller. */
+int llama4_weights_init(struct llama4_weights *weights, const struct checkpoint *checkpoint, const struct exec *exec,
+                        const struct weights_loading *loading, struct l4_err *err) L4_MUST_CHECK;
 void llama4_weights_fini(struct llama4_weights *weights);
 
 #endif

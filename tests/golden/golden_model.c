@@ -295,7 +295,7 @@ static bool check_backend(struct fixture *f, const struct golden_exec *golden, c
             golden_fail("%s: %s holds %d", f->path, ids_name, f->ids[i]);
     f->record = (struct record){0};
     f->batch_invariant = backend->batch_invariant && exec->gemm == GEMM_OWN;
-    if (llama4_open(&f->model, f->checkpoint, exec, backend, &err))
+    if (llama4_open(&f->model, f->checkpoint, exec, backend, NULL, &err))
         golden_fail("%s: %s", f->dir, err.message);
 
     printf("%s: experts %s, gemm %s, kernels %s\n", f->dir, backend->name, gemm_impl_names()[exec->gemm],

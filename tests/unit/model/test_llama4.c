@@ -44,7 +44,7 @@ static struct fixture fixture_open(const char *dir, int n_threads, const char *v
 static void fixture_start(struct fixture *f, const char *experts) {
     const struct experts_backend *backend;
     assert_int_equal(experts_backend_find(&backend, experts, NULL), 0);
-    assert_int_equal(llama4_open(&f->model, f->checkpoint, &f->exec, backend, NULL), 0);
+    assert_int_equal(llama4_open(&f->model, f->checkpoint, &f->exec, backend, NULL, NULL), 0);
 }
 
 static void fixture_close(struct fixture *f) {
@@ -190,7 +190,7 @@ static void test_open_out_of_memory(void **state) {
         assert_true(n < 50);
         struct l4_err err;
         failmalloc_arm((size_t)n);
-        int rc = llama4_open(&f.model, f.checkpoint, &f.exec, experts_backend_at(0), &err);
+        int rc = llama4_open(&f.model, f.checkpoint, &f.exec, experts_backend_at(0), NULL, &err);
         failed = failmalloc_disarm();
         assert_int_equal(rc, failed ? L4_E_NOMEM : 0);
     }
