@@ -48,6 +48,7 @@ void l4_engine_options_init(struct l4_engine_options *options) {
     *options = (struct l4_engine_options){
         .experts_implementation = "auto",
         .gemm = "own",
+        .quantization = "none",
         .max_running = 32,
         .max_queue = 256,
         .max_step_ms = 500,
@@ -65,6 +66,10 @@ const char *const *l4_engine_experts_names(void) {
 
 const char *const *l4_engine_gemm_names(void) {
     return gemm_impl_names();
+}
+
+const char *const *l4_engine_quantization_names(void) {
+    return engine_quantization_names();
 }
 
 const struct l4_tokenizer *l4_engine_tokenizer(const struct l4_engine *engine) {

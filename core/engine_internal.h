@@ -54,6 +54,7 @@ struct engine_parts {
     struct sched *sched;
     int32_t *end_ids; /* the model's own end tokens */
     char *name;
+    const char *quantization; /* of most weights, as they are multiplied with */
     struct engine_budget budget;
     struct l4_engine_info info;
 };
@@ -62,6 +63,8 @@ struct engine_parts {
 int engine_parts_open(struct engine_parts *parts, const struct l4_engine_options *options,
                       const struct engine_overrides *overrides, struct l4_err *err) L4_MUST_CHECK;
 void engine_parts_close(struct engine_parts *parts);
+
+const char *const *engine_quantization_names(void);
 
 /* The engine's clock: seconds, monotonic.  ctx is not used. */
 double engine_now_s(void *ctx);

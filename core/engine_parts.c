@@ -41,20 +41,28 @@ static int check_options(const struct l4_engine_options *options, struct l4_err 
     return 0;
 }
 
-static int find_gemm(enum gemm_impl *gemm, const char *name, struct l4_err *err) {
-    const char *const *names = gemm_impl_names();
+/* *index = where `name` stands in the list. */
+static int find_name(int *index, const char *option, const char *name, const char *const *names, struct l4_err *err) {
     struct l4_buf list = {0};
     for (int i = 0; names[i]; i++) {
         if (strcmp(names[i], name) == 0) {
-            *gemm = (enum gemm_impl)i;
+            *index = i;
             l4_buf_free(&list);
             return 0;
         }
         l4_buf_printf(&list, "%s%s", i > 0 ? ", " : "", names[i]);
     }
-    int rc = l4_err_set(err, L4_E_INVALID, "gemm '%s' is unknown; valid are: %s", name, list.data ? list.data : "");
+    int rc =
+        l4_err_set(err, L4_E_INVALID, "%s '%s' is unknown; valid are: %s", option, name, list.data ? list.data : "");
     l4_buf_free(&list);
     return rc;
+}
+
+static const enum dtype QUANTIZATIONS[] = {DT_F32, DT_Q8_0, DT_Q4_0, DT_Q4_K};
+
+const char *const *engine_quantization_names(void) {
+    static const char *const names[] = {"none", "q8_0", "q4_0", "q4_k", NULL};
+    return names;
 }
 
 /* ---- memory --------------------------------------------------------------------------------------------------- */
@@ -152,18 +160,23 @@ static int collect_end_ids(struct engine_parts *parts, int *n_end_ids, struct l4
 }
 
 struct progress {
-    void (*call)(void *user, const char *what, double fraction);
-    void *user;
+    const struct l4_engine_options *options;
+    const char *what;
 };
 
 static void on_progress(void *user, double fraction) {
     const struct progress *progress = user;
-    if (progress->call)
-        progress->call(progress->user, "loading", fraction);
+    if (progress->options->progress)
+        progress->options->progress(progress->options->user, progress->what, fraction);
+}
+
+static void on_loading_log(void *user, enum l4_log_level level, const char *message) {
+    const struct progress *progress = user;
+    say(progress->options, level, "%s", message);
 }
 
 static int open_files(struct engine_parts *parts, const struct l4_engine_options *options, struct l4_err *err) {
-    struct progress progress = {options->progress, options->user};
+    struct progress progress = {options, "loading"};
     int rc = checkpoint_open(&parts->checkpoint, options->model, on_progress, &progress, err);
     const char *tokenizer = rc == 0 ? checkpoint_tokenizer_path(parts->checkpoint) : NULL;
     if (tokenizer)
@@ -181,7 +194,9 @@ static int open_files(struct engine_parts *parts, const struct l4_engine_options
 static int open_exec(struct engine_parts *parts, const struct l4_engine_options *options, const struct kernels *kernels,
                      struct l4_err *err) {
     int n_threads = options->threads > 0 ? options->threads : cpu_threads_auto();
-    int rc = find_gemm(&parts->exec.gemm, options->gemm, err);
+    int gemm = GEMM_OWN;
+    int rc = find_name(&gemm, "gemm", options->gemm, gemm_impl_names(), err);
+    parts->exec.gemm = (enum gemm_impl)gemm;
     if (rc == 0)
         rc = experts_backend_find(&parts->backend, options->experts_implementation, err);
     if (rc == 0 && kernels)
@@ -193,6 +208,28 @@ static int open_exec(struct engine_parts *parts, const struct l4_engine_options 
     parts->exec.pool = parts->pool;
     parts->exec.arena = &parts->gemm_arena;
     return rc;
+}
+
+static int open_model(struct engine_parts *parts, const struct l4_engine_options *options, struct l4_err *err) {
+    struct progress progress = {options, "packing"};
+    int quantization = 0;
+    int rc = find_name(&quantization, "quantization", options->quantization, engine_quantization_names(), err);
+    const struct weights_loading loading = {
+        .quantization = QUANTIZATIONS[quantization],
+        .cache_dir = options->weight_cache && options->weight_cache[0] ? options->weight_cache : NULL,
+        .cache_name = parts->name,
+        .verify = options->verify,
+        .progress = on_progress,
+        .log = on_loading_log,
+        .user = &progress,
+    };
+    const struct checkpoint *checkpoint = parts->checkpoint;
+    const int64_t float_bytes =
+        (int64_t)(checkpoint_bytes_of_type(checkpoint, DT_F32) + checkpoint_bytes_of_type(checkpoint, DT_F16) +
+                  checkpoint_bytes_of_type(checkpoint, DT_BF16));
+    const bool changes = quantization != 0 && float_bytes > weights_bytes(checkpoint) / 2;
+    parts->quantization = changes ? engine_quantization_names()[quantization] : checkpoint_quantization(checkpoint);
+    return rc == 0 ? llama4_open(&parts->model, checkpoint, &parts->exec, parts->backend, &loading, err) : rc;
 }
 
 static int forward(void *ctx, const struct llama4_segment *segments, int n_segments, float *logits,
@@ -243,7 +280,7 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
     const struct generation_config *generation = checkpoint_generation_config(parts->checkpoint);
     parts->info = (struct l4_engine_info){
         .name = parts->name,
-        .quantization = checkpoint_quantization(parts->checkpoint),
+        .quantization = parts->quantization,
         .experts_implementation = parts->backend->name,
         .gemm = gemm_impl_names()[parts->exec.gemm],
         .cpu_kernels = parts->exec.kernels->name,
@@ -290,7 +327,7 @@ static int open_parts(struct engine_parts *parts, const struct l4_engine_options
     if (rc != 0)
         return rc;
     warn_memory(parts, options, &memory);
-    rc = llama4_open(&parts->model, parts->checkpoint, &parts->exec, parts->backend, NULL, err);
+    rc = open_model(parts, options, err);
     if (rc == 0)
         rc = kv_pool_open(&parts->kv, config, parts->budget.kv_pages, err);
     if (rc == 0)

@@ -11,7 +11,7 @@
 #include "llama4/engine.h"
 #include "server/log.h"
 
-enum setting_type { STRING, INT, BYTES, CHOICE, OPT_INT, OPT_REAL };
+enum setting_type { STRING, INT, BYTES, SWITCH, CHOICE, OPT_INT, OPT_REAL };
 
 typedef const char *const *choices_fn(void);
 
@@ -100,6 +100,9 @@ static const char *allowed(const struct setting *setting, char *out, size_t out_
         snprintf(out, out_bytes, "a number of bytes from %s to %s (K, M, G: units of 1024)",
                  bytes_text((int64_t)setting->min, min), bytes_text((int64_t)setting->max, max));
         break;
+    case SWITCH:
+        snprintf(out, out_bytes, "on or off");
+        break;
     case OPT_REAL:
         snprintf(out, out_bytes, "%sa number from %g to %g", unset, setting->min, setting->max);
         break;
@@ -162,6 +165,11 @@ L4_MUST_CHECK static int assign(struct config *config, const struct setting *set
     case BYTES:
         ok = parse_int(text, setting->type == BYTES, setting->min, setting->max, to);
         break;
+    case SWITCH:
+        ok = strcmp(text, "on") == 0 || strcmp(text, "off") == 0;
+        if (ok)
+            *(bool *)to = text[1] == 'n';
+        break;
     case OPT_INT: {
         struct config_opt_int value = {.is_set = !unset};
         ok = unset || parse_int(text, false, setting->min, setting->max, &value.value);
@@ -201,6 +209,8 @@ static const char *value_text(const struct config *config, const struct setting 
         return out;
     case BYTES:
         return bytes_text(*(const int64_t *)from, out);
+    case SWITCH:
+        return *(const bool *)from ? "on" : "off";
     case OPT_INT: {
         const struct config_opt_int *value = from;
         if (!value->is_set)
@@ -371,6 +381,8 @@ int config_read_flags(struct config *config, int argc, char *const *argv, struct
         bool value_follows = value == NULL && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0;
         if (value_follows)
             value = argv[++i];
+        else if (value == NULL && setting != NULL && setting->type == SWITCH)
+            value = "on";
         if (setting == NULL) {
             complain(errors, "unknown flag %.*s; \"llama4d --help\" lists the flags", (int)len + 2,
                      log_quote(quoted, sizeof(quoted), flag) + 1);

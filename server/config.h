@@ -21,6 +21,7 @@ struct config_opt_real {
 #define CONFIG_C_STRING   char * /* never NULL; owned by the config */
 #define CONFIG_C_INT      int64_t
 #define CONFIG_C_BYTES    int64_t
+#define CONFIG_C_SWITCH   bool
 #define CONFIG_C_CHOICE   const char * /* one of the choices, which are static */
 #define CONFIG_C_OPT_INT  struct config_opt_int
 #define CONFIG_C_OPT_REAL struct config_opt_real
@@ -48,7 +49,8 @@ void config_fini(struct config *config);
  *   Errors: L4_E_IO (cannot be read), L4_E_INVALID (*errors says what), L4_E_NOMEM. */
 int config_read_file(struct config *config, const char *path, struct config_errors *errors) L4_MUST_CHECK;
 
-/* config_read_flags - take `--some-name value` and `--some-name=value`; argv[0] is the first flag.
+/* config_read_flags - take `--some-name value` and `--some-name=value`; a switch alone is on; argv[0] is the first
+ * flag.
  *   Errors: L4_E_INVALID (*errors says what), L4_E_NOMEM. */
 int config_read_flags(struct config *config, int argc, char *const *argv, struct config_errors *errors) L4_MUST_CHECK;
 

@@ -174,6 +174,9 @@ static void open_engine(void *user) {
     options.model = config->model;
     options.experts_implementation = config->experts_implementation;
     options.gemm = config->gemm;
+    options.quantization = config->quantization;
+    options.weight_cache = config->weight_cache;
+    options.verify = config->verify;
     options.threads = (int)config->threads;
     options.max_context_tokens = config->max_context;
     options.kv_cache_bytes = config->kv_cache;

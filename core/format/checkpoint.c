@@ -340,6 +340,10 @@ const char *checkpoint_tokenizer_path(const struct checkpoint *checkpoint) {
     return checkpoint->tokenizer_path;
 }
 
+const struct file_mapping *checkpoint_mapping(const struct checkpoint *checkpoint, size_t i) {
+    return checkpoint->gguf != NULL ? gguf_mapping(checkpoint->gguf, i) : shard_set_mapping(checkpoint->shards, i);
+}
+
 int64_t checkpoint_parameters(const struct checkpoint *checkpoint) {
     return checkpoint->parameters;
 }

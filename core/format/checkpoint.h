@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "core/format/config.h"
+#include "core/format/file.h"
 #include "core/format/tensor.h"
 #include "llama4/error.h"
 
@@ -58,6 +59,8 @@ const struct generation_config *checkpoint_generation_config(const struct checkp
 const struct checkpoint_weights *checkpoint_weights(const struct checkpoint *checkpoint);
 /* DIR/tokenizer.json, or the GGUF file itself; NULL if there is no tokenizer. */
 const char *checkpoint_tokenizer_path(const struct checkpoint *checkpoint);
+/* checkpoint_mapping - the i-th file that holds weights, NULL behind the last. */
+const struct file_mapping *checkpoint_mapping(const struct checkpoint *checkpoint, size_t i);
 int64_t checkpoint_parameters(const struct checkpoint *checkpoint);
 int64_t checkpoint_active_parameters(const struct checkpoint *checkpoint); /* a token's share: top-k of the experts */
 /* "f32", "bf16", "q4_k", ...: the type that holds most bytes. */

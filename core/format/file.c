@@ -4,8 +4,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "core/base/sigbus.h"
 
 int file_open(const char *path, int *fd, uint64_t *size_bytes, struct l4_err *err) {
     /* Without O_NONBLOCK the open of a FIFO waits for a writer. */
@@ -49,6 +52,30 @@ int file_read(int fd, const char *path, uint64_t offset, size_t n_bytes, char **
     copy[n_bytes] = '\0';
     *text = copy;
     return 0;
+}
+
+int file_map(struct file_mapping *mapping, int fd, const char *path, uint64_t size_bytes, struct l4_err *err) {
+    struct stat st;
+    *mapping = (struct file_mapping){0};
+    if (fstat(fd, &st) != 0)
+        return l4_err_set(err, L4_E_IO, "%s: %s", path, strerror(errno));
+    /* Read-ahead as the kernel does it by default: matrices are read from front to back. */
+    void *data = size_bytes <= SIZE_MAX ? mmap(NULL, (size_t)size_bytes, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (data == MAP_FAILED)
+        return l4_err_set(err, errno == ENOMEM ? L4_E_NOMEM : L4_E_IO, "%s: cannot map %llu bytes: %s", path,
+                          (unsigned long long)size_bytes, strerror(errno));
+    *mapping = (struct file_mapping){path, data, (size_t)size_bytes,
+                                     (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec};
+    sigbus_watch(data, mapping->size_bytes, path);
+    return 0;
+}
+
+void file_unmap(struct file_mapping *mapping) {
+    if (mapping->data != NULL) {
+        sigbus_unwatch(mapping->data);
+        munmap(mapping->data, mapping->size_bytes);
+    }
+    *mapping = (struct file_mapping){0};
 }
 
 const char *file_name(const char *path) {

@@ -15,6 +15,20 @@ int file_open(const char *path, int *fd, uint64_t *size_bytes, struct l4_err *er
  *   Errors: L4_E_IO (a file that ends early included), L4_E_NOMEM. */
 int file_read(int fd, const char *path, uint64_t offset, size_t n_bytes, char **text, struct l4_err *err) L4_MUST_CHECK;
 
+/* A file in memory, read-only and shared; all zero is none. */
+struct file_mapping {
+    const char *path; /* borrowed */
+    void *data;
+    size_t size_bytes;
+    int64_t mtime_ns;
+};
+
+/* file_map - all size_bytes (> 0) of an open file; a fault in it is put down to `path`, which must outlive the mapping.
+ *   Errors: L4_E_IO, L4_E_NOMEM; *mapping is then all zero. */
+int file_map(struct file_mapping *mapping, int fd, const char *path, uint64_t size_bytes,
+             struct l4_err *err) L4_MUST_CHECK;
+void file_unmap(struct file_mapping *mapping);
+
 /* file_name - the last component of a path; borrowed from it. */
 const char *file_name(const char *path);
 

@@ -6,12 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/base/checked.h"
-#include "core/base/sigbus.h"
-#include "core/format/file.h"
 #include "core/format/gguf_internal.h"
 
 enum { MAX_PARTS = 65535 }; /* split.count is a UINT16 */
@@ -30,19 +27,11 @@ static int map_part(struct gguf *gguf, char *take_path, struct l4_err *err) {
     rc = file_open(part->path, &fd, &size_bytes, err);
     if (rc != 0)
         return rc;
-    if (size_bytes == 0 || size_bytes > SIZE_MAX) {
+    if (size_bytes == 0) {
         rc = l4_err_set(err, L4_E_FORMAT, "%s: not a GGUF file: it is %llu bytes long", part->path,
                         (unsigned long long)size_bytes);
     } else {
-        void *map = mmap(NULL, (size_t)size_bytes, PROT_READ, MAP_SHARED, fd, 0);
-        if (map == MAP_FAILED) {
-            rc = l4_err_set(err, errno == ENOMEM ? L4_E_NOMEM : L4_E_IO, "%s: cannot map %llu bytes: %s", part->path,
-                            (unsigned long long)size_bytes, strerror(errno));
-        } else {
-            part->map = map;
-            part->map_bytes = (size_t)size_bytes;
-            sigbus_watch(map, part->map_bytes, part->path);
-        }
+        rc = file_map(&part->mapping, fd, part->path, size_bytes, err);
     }
     close(fd);
     return rc;
@@ -165,10 +154,7 @@ void gguf_close(struct gguf *gguf) {
     if (gguf == NULL)
         return;
     for (size_t i = 0; i < gguf->n_parts; i++) {
-        if (gguf->parts[i].map != NULL) {
-            sigbus_unwatch(gguf->parts[i].map);
-            munmap(gguf->parts[i].map, gguf->parts[i].map_bytes);
-        }
+        file_unmap(&gguf->parts[i].mapping);
         free(gguf->parts[i].path);
     }
     free(gguf->parts);
@@ -189,6 +175,10 @@ bool gguf_is_file(const char *path) {
 }
 
 /* ---- look-ups -------------------------------------------------------------------------------------------------- */
+
+const struct file_mapping *gguf_mapping(const struct gguf *gguf, size_t i) {
+    return i < gguf->n_parts ? &gguf->parts[i].mapping : NULL;
+}
 
 size_t gguf_n_tensors(const struct gguf *gguf) {
     return gguf->n_tensors;

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/format/file.h"
 #include "core/format/tensor.h"
 #include "llama4/error.h"
 
@@ -50,6 +51,9 @@ bool gguf_is_file(const char *path);
 size_t gguf_n_tensors(const struct gguf *gguf);
 /* gguf_find_tensor - NULL if there is none of that name; file_name (NULL is allowed) is the part it is in. */
 const struct tensor *gguf_find_tensor(const struct gguf *gguf, const char *name, const char **file_name);
+
+/* gguf_mapping - part i of the model, NULL behind the last.  Borrowed until close. */
+const struct file_mapping *gguf_mapping(const struct gguf *gguf, size_t i);
 
 /* ---- metadata, of the first part ------------------------------------------------------------------------------- */
 

@@ -320,9 +320,9 @@ static int take_version(struct cursor *cursor) {
 int gguf_header_read(struct gguf *gguf, size_t part, struct gguf_entry **entries, size_t *n_entries,
                      size_t *cap_entries, struct l4_err *err) {
     const struct gguf_part *file = &gguf->parts[part];
-    const unsigned char *begin = file->map;
+    const unsigned char *begin = file->mapping.data;
     struct cursor cursor = {
-        .path = file->path, .begin = begin, .at = begin, .end = begin + file->map_bytes, .err = err};
+        .path = file->path, .begin = begin, .at = begin, .end = begin + file->mapping.size_bytes, .err = err};
     uint64_t n_tensors, n_keys, alignment;
     int rc = take_version(&cursor);
     if (rc == 0)

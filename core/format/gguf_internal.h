@@ -25,8 +25,7 @@ struct gguf_tensor_entry {
 
 struct gguf_part {
     char *path;
-    void *map;
-    size_t map_bytes;
+    struct file_mapping mapping;
 };
 
 struct gguf {

@@ -5,12 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/base/checked.h"
-#include "core/base/sigbus.h"
-#include "core/format/file.h"
 #include "core/format/json.h"
 
 enum { PREFIX_BYTES = 8, MAX_HEADER_BYTES = 100000000 };
@@ -23,8 +20,7 @@ struct entry {
 
 struct safetensors {
     char *path;
-    void *map;
-    size_t map_bytes;
+    struct file_mapping mapping;
     struct entry *entries; /* in the order of the header */
     size_t n_entries;
     struct entry **by_name; /* sorted */
@@ -109,7 +105,7 @@ static int read_entry(const struct safetensors *file, const cJSON *member, uint6
         return bad_tensor(file, name, err,
                           "starts at byte %llu of the file, which is no multiple of its element size %zu",
                           (unsigned long long)(data_offset + entry->begin), dtype_size(entry->tensor.type));
-    entry->tensor.data = (const char *)file->map + data_offset + entry->begin;
+    entry->tensor.data = (const char *)file->mapping.data + data_offset + entry->begin;
     return 0;
 }
 
@@ -154,7 +150,7 @@ static int read_header(struct safetensors *file, cJSON *root, uint64_t data_offs
     if (object.rc != 0)
         return object.rc;
 
-    uint64_t data_bytes = file->map_bytes - data_offset;
+    uint64_t data_bytes = file->mapping.size_bytes - data_offset;
     size_t n = (size_t)cJSON_GetArraySize(root);
     file->entries = calloc(n + 1, sizeof *file->entries);
     file->by_name = calloc(n + 1, sizeof(struct entry *));
@@ -202,17 +198,9 @@ static int open_descriptor(struct safetensors *file, int fd, uint64_t size_bytes
     if (rc == 0)
         rc = json_parse(&root, text, (size_t)header_bytes, file->path, err);
     if (rc == 0) {
-        /* Read-ahead as the kernel does it by default: matrices are read from front to back. */
-        void *map = mmap(NULL, (size_t)size_bytes, PROT_READ, MAP_SHARED, fd, 0);
-        if (map == MAP_FAILED) {
-            rc = l4_err_set(err, errno == ENOMEM ? L4_E_NOMEM : L4_E_IO, "%s: cannot map %llu bytes: %s", file->path,
-                            (unsigned long long)size_bytes, strerror(errno));
-        } else {
-            file->map = map;
-            file->map_bytes = (size_t)size_bytes;
-            sigbus_watch(map, file->map_bytes, file->path);
+        rc = file_map(&file->mapping, fd, file->path, size_bytes, err);
+        if (rc == 0)
             rc = read_header(file, root, PREFIX_BYTES + header_bytes, err);
-        }
     }
     cJSON_Delete(root);
     free(text);
@@ -242,16 +230,17 @@ int safetensors_open(struct safetensors **out, const char *path, struct l4_err *
 void safetensors_close(struct safetensors *file) {
     if (file == NULL)
         return;
-    if (file->map != NULL) {
-        sigbus_unwatch(file->map);
-        munmap(file->map, file->map_bytes);
-    }
+    file_unmap(&file->mapping);
     for (size_t i = 0; i < file->n_entries; i++)
         free(file->entries[i].name);
     free(file->entries);
     free(file->by_name);
     free(file->path);
     free(file);
+}
+
+const struct file_mapping *safetensors_mapping(const struct safetensors *file) {
+    return &file->mapping;
 }
 
 size_t safetensors_count(const struct safetensors *file) {

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 
+#include "core/format/file.h"
 #include "core/format/tensor.h"
 #include "llama4/error.h"
 
@@ -18,6 +19,8 @@ struct safetensors;
 int safetensors_open(struct safetensors **out, const char *path, struct l4_err *err) L4_MUST_CHECK;
 void safetensors_close(struct safetensors *file);
 
+/* The whole file.  Borrowed until close. */
+const struct file_mapping *safetensors_mapping(const struct safetensors *file);
 size_t safetensors_count(const struct safetensors *file);
 /* In the order of the header.  Borrowed until close. */
 const char *safetensors_name(const struct safetensors *file, size_t i);

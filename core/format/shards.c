@@ -165,6 +165,13 @@ int shard_set_find(struct shard_set *set, const char *name, const struct tensor 
     return 0;
 }
 
+const struct file_mapping *shard_set_mapping(const struct shard_set *set, size_t i) {
+    for (size_t j = 0; j < set->n_shards; j++)
+        if (set->shards[j].file != NULL && i-- == 0)
+            return safetensors_mapping(set->shards[j].file);
+    return NULL;
+}
+
 int shard_set_open(struct shard_set **out, const char *dir, struct l4_err *err) {
     struct shard_set *set = calloc(1, sizeof *set);
     int rc;

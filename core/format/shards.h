@@ -2,6 +2,7 @@
 #ifndef CORE_FORMAT_SHARDS_H
 #define CORE_FORMAT_SHARDS_H
 
+#include "core/format/file.h"
 #include "core/format/tensor.h"
 #include "llama4/error.h"
 
@@ -19,5 +20,9 @@ void shard_set_close(struct shard_set *set);
  *   Errors: those of safetensors_open; a shard that is missing is one of them. */
 int shard_set_find(struct shard_set *set, const char *name, const struct tensor **tensor, const char **file_name,
                    struct l4_err *err) L4_MUST_CHECK;
+
+/* shard_set_mapping - of the i-th file of which a tensor was asked for, in the order of their names; NULL behind the
+ * last.  Borrowed until close. */
+const struct file_mapping *shard_set_mapping(const struct shard_set *set, size_t i);
 
 #endif

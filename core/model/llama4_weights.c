@@ -84,7 +84,7 @@ static void bind_layer(struct llama4_layer *layer, const struct layer_weights *f
 
 /* Every matrix that is only multiplied with, but the routers, which stay float. */
 static int pack(struct llama4_weights *weights, int n_layers, size_t n_matrices, const struct exec *exec,
-                const struct weights_loading *loading, struct l4_err *err) {
+                const struct checkpoint *checkpoint, const struct weights_loading *loading, struct l4_err *err) {
     enum { LAYER_MATRICES = 7 };
     struct matrix **list = checked_array((size_t)n_layers * LAYER_MATRICES + n_matrices + 1, sizeof *list);
     size_t n = 0;
@@ -100,7 +100,7 @@ static int pack(struct llama4_weights *weights, int n_layers, size_t n_matrices,
     for (size_t i = 0; i < n_matrices; i++)
         list[n++] = &weights->matrices[i];
     list[n++] = &weights->lm_head;
-    int rc = weights_pack(&weights->storage, list, n, exec, loading, err);
+    int rc = weights_pack(&weights->storage, list, n, checkpoint, exec, loading, err);
     free(list);
     return rc;
 }
@@ -132,7 +132,8 @@ int llama4_weights_init(struct llama4_weights *weights, const struct checkpoint 
     weights->norm = widen_vector(&cursor, &from->norm);
     for (int i = 0; i < config->n_layers; i++)
         bind_layer(&weights->layers[i], &from->layers[i], config, config->layers[i].is_moe, &cursor);
-    int rc = pack(weights, config->n_layers, (size_t)(cursor.matrix - weights->matrices), exec, loading, err);
+    int rc =
+        pack(weights, config->n_layers, (size_t)(cursor.matrix - weights->matrices), exec, checkpoint, loading, err);
     if (rc)
         llama4_weights_fini(weights);
     return rc;

@@ -1,9 +1,12 @@
 #include "core/model/weights_pack.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "core/base/checked.h"
 #include "core/format/quantize.h"
@@ -149,39 +152,109 @@ static bool pack_all(const struct planned *planned, struct matrix *const *matric
     return true;
 }
 
+/* ---- where the packed form lies ---------------------------------------------------------------------------------- */
+
+L4_PRINTF(3, 4) static void say(const struct weights_loading *loading, enum l4_log_level level, const char *fmt, ...) {
+    char line[512];
+    va_list args;
+    if (loading->log == NULL)
+        return;
+    va_start(args, fmt);
+    vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    loading->log(loading->user, level, line);
+}
+
+static struct weight_cache_key key_of(const struct planned *planned, struct matrix *const *matrices, size_t n_matrices,
+                                      size_t total_bytes, const struct checkpoint *checkpoint,
+                                      const struct weights_loading *loading) {
+    struct weight_cache_key key = {loading->cache_dir, loading->cache_name, 0, 0, total_bytes};
+    const struct file_mapping *file;
+    for (size_t i = 0; (file = checkpoint_mapping(checkpoint, i)) != NULL; i++)
+        key.checkpoint_hash = weight_cache_hash_file(file, key.checkpoint_hash);
+    for (size_t i = 0; i < n_matrices; i++) {
+        const struct matrix *to = &planned[i].to;
+        const uint64_t parts[] = {(uint64_t)to->n, (uint64_t)to->k, (uint64_t)to->type, (uint64_t)matrices[i]->type,
+                                  planned[i].at};
+        key.layout_hash = XXH3_64bits_withSeed(parts, sizeof parts, key.layout_hash);
+    }
+    return key;
+}
+
+/* The packed form is in *storage, written by this process or an earlier one. */
+static int pack_cached(struct weights_storage *storage, struct planned *planned, struct matrix *const *matrices,
+                       size_t n_matrices, const struct exec *exec, const struct weights_loading *loading,
+                       const struct weight_cache_key *key, struct l4_err *err) {
+    struct l4_err why = {0};
+    struct stat st;
+    if (stat(key->dir, &st) != 0 || !S_ISDIR(st.st_mode))
+        return l4_err_set(err, L4_E_IO, "weight_cache: %s is no directory", key->dir);
+    int rc = weight_cache_map(&storage->cache, key, loading->verify, &why);
+    if (rc == 0) {
+        say(loading, L4_LOG_INFO, "packed weights from %s", storage->cache.path);
+        return 0;
+    }
+    if (rc != L4_E_NOT_FOUND)
+        say(loading, L4_LOG_WARN, "%s: weights are packed again", why.message);
+    rc = weight_cache_create(&storage->cache, key, &why);
+    if (rc == 0 && !pack_all(planned, matrices, n_matrices, exec, loading, storage->cache.data, key->data_bytes)) {
+        weight_cache_close(&storage->cache);
+        return l4_err_set(err, L4_E_NOMEM, "no memory to pack weights");
+    }
+    if (rc == 0)
+        rc = weight_cache_seal(&storage->cache, key, &why);
+    if (rc != 0)
+        say(loading, L4_LOG_WARN, "weight_cache: %s", why.message);
+    return 0;
+}
+
+static int pack_in_memory(struct weights_storage *storage, struct planned *planned, struct matrix *const *matrices,
+                          size_t n_matrices, const struct exec *exec, const struct weights_loading *loading,
+                          size_t total_bytes, struct l4_err *err) {
+    void *map = mmap(NULL, total_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map != MAP_FAILED) {
+        storage->map = map;
+        storage->map_bytes = total_bytes;
+        madvise(map, total_bytes, MADV_HUGEPAGE);
+    }
+    if (map != MAP_FAILED && pack_all(planned, matrices, n_matrices, exec, loading, map, total_bytes))
+        return 0;
+    return l4_err_set(err, L4_E_NOMEM, "no memory for %zu MiB of packed weights", total_bytes >> 20);
+}
+
 int weights_pack(struct weights_storage *storage, struct matrix *const *matrices, size_t n_matrices,
-                 const struct exec *exec, const struct weights_loading *loading, struct l4_err *err) {
+                 const struct checkpoint *checkpoint, const struct exec *exec, const struct weights_loading *loading,
+                 struct l4_err *err) {
     if (loading == NULL)
         loading = &AS_STORED;
     *storage = (struct weights_storage){0};
     struct planned *planned = checked_array(n_matrices, sizeof *planned);
     size_t total_bytes;
+    int rc = 0;
     if (planned == NULL || !plan(planned, matrices, n_matrices, loading, &total_bytes)) {
         free(planned);
         return l4_err_set(err, L4_E_NOMEM, "no memory for the packed weights' tables");
     }
-    int rc = 0;
-    if (total_bytes != 0) {
-        void *map = mmap(NULL, total_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (map != MAP_FAILED) {
-            *storage = (struct weights_storage){map, total_bytes};
-            madvise(map, total_bytes, MADV_HUGEPAGE);
-            for (size_t i = 0; i < n_matrices; i++)
-                planned[i].to.data = (char *)map + planned[i].at;
-        }
-        if (map == MAP_FAILED || !pack_all(planned, matrices, n_matrices, exec, loading, map, total_bytes)) {
-            rc = l4_err_set(err, L4_E_NOMEM, "no memory for %zu MiB of packed weights", total_bytes >> 20);
-            weights_storage_fini(storage);
-        }
+    if (total_bytes != 0 && loading->cache_dir != NULL) {
+        const struct weight_cache_key key = key_of(planned, matrices, n_matrices, total_bytes, checkpoint, loading);
+        rc = pack_cached(storage, planned, matrices, n_matrices, exec, loading, &key, err);
     }
+    if (rc == 0 && total_bytes != 0 && storage->cache.data == NULL)
+        rc = pack_in_memory(storage, planned, matrices, n_matrices, exec, loading, total_bytes, err);
+    const char *base = storage->cache.data != NULL ? storage->cache.data : storage->map;
     for (size_t i = 0; rc == 0 && i < n_matrices; i++)
-        if (planned[i].to.n != 0)
+        if (planned[i].to.n != 0) {
             *matrices[i] = planned[i].to;
+            matrices[i]->data = base + planned[i].at;
+        }
     free(planned);
+    if (rc != 0)
+        weights_storage_fini(storage);
     return rc;
 }
 
 void weights_storage_fini(struct weights_storage *storage) {
+    weight_cache_close(&storage->cache);
     if (storage->map != NULL)
         munmap(storage->map, storage->map_bytes);
     *storage = (struct weights_storage){0};

@@ -28,13 +28,16 @@ struct l4_engine_options {
     const char *model;                  /* a checkpoint directory, or a GGUF file (of a split model: its first part) */
     const char *experts_implementation; /* "auto", "eager", "batched_mm", "grouped_mm" */
     const char *gemm;                   /* "own", "openblas" */
-    int threads;                        /* 0 = physical cores that the affinity mask allows */
-    int64_t max_context_tokens;         /* 0 = the model's, bounded by 32,768 and by what the KV cache holds */
-    int64_t kv_cache_bytes;             /* 0 = see engine.c: enough for a few full contexts within a share of memory */
-    int max_running;                    /* sequences that decode together */
-    int max_queue;                      /* requests beyond max_running; one more is refused with L4_E_QUEUE_FULL */
-    int max_step_ms;      /* a prefill chunk beside running decodes is cut so that a step stays below this */
-    int max_chunk_tokens; /* and never holds more prompt tokens than this */
+    const char *quantization;           /* what float matrices become as they load: "none", "q8_0", "q4_0", "q4_k" */
+    const char *weight_cache;   /* a directory that keeps packed weights for the next start; NULL or "" = none */
+    bool verify;                /* check all of a weight cache, not a sample */
+    int threads;                /* 0 = physical cores that the affinity mask allows */
+    int64_t max_context_tokens; /* 0 = the model's, bounded by 32,768 and by what the KV cache holds */
+    int64_t kv_cache_bytes;     /* 0 = see engine.c: enough for a few full contexts within a share of memory */
+    int max_running;            /* sequences that decode together */
+    int max_queue;              /* requests beyond max_running; one more is refused with L4_E_QUEUE_FULL */
+    int max_step_ms;            /* a prefill chunk beside running decodes is cut so that a step stays below this */
+    int max_chunk_tokens;       /* and never holds more prompt tokens than this */
 
     /* Called from the engine thread (log: also from the opening thread); must not block; `user` is handed through. */
     void (*wakeup)(void *user); /* events are waiting; coalesce freely */
@@ -47,9 +50,10 @@ struct l4_engine_options {
 /* Fills in the defaults of every field. */
 void l4_engine_options_init(struct l4_engine_options *options);
 
-/* What experts_implementation and gemm may be: a NULL-terminated list of names. */
+/* What experts_implementation, gemm and quantization may be: a NULL-terminated list of names. */
 const char *const *l4_engine_experts_names(void);
 const char *const *l4_engine_gemm_names(void);
+const char *const *l4_engine_quantization_names(void);
 
 /* l4_engine_open - map and check a checkpoint, start the threads.  Blocks while loading; any thread.
  *   *options and its strings are borrowed for the call only, `user` and the callbacks until close.
@@ -64,7 +68,7 @@ const struct l4_tokenizer *l4_engine_tokenizer(const struct l4_engine *engine);
 
 struct l4_engine_info {
     const char *name;                   /* the last path component of the model */
-    const char *quantization;           /* "bf16", "f16", "f32" */
+    const char *quantization;           /* of most weights: "bf16", "q4_k", ... */
     const char *experts_implementation; /* as configured: "auto" stays "auto" */
     const char *gemm;
     const char *cpu_kernels; /* "avx512", ... */

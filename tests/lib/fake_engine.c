@@ -69,6 +69,11 @@ const char *const *l4_engine_experts_names(void) {
     return names;
 }
 
+const char *const *l4_engine_quantization_names(void) {
+    static const char *const names[] = {"none", "q8_0", "q4_0", "q4_k", NULL};
+    return names;
+}
+
 const char *const *l4_engine_gemm_names(void) {
     static const char *const names[] = {"own", "openblas", NULL};
     return names;

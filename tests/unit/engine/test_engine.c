@@ -19,7 +19,8 @@
 #include "tests/lib/session.h"
 #include "tests/lib/tempdir.h"
 
-static const char DEMO[] = "tests/models/demo", SCOUT[] = "tests/fixtures/scout";
+static const char DEMO[] = "tests/models/demo", SCOUT[] = "tests/fixtures/scout",
+                  DEMO_Q4_0[] = "tests/models/demo-Q4_0.gguf";
 
 struct answer {
     struct l4_buf text;
@@ -127,6 +128,12 @@ static void bad_options_are_named(void **state) {
     options.gemm = "magic";
     refused(options, L4_E_INVALID, "gemm 'magic' is unknown; valid are: own, openblas");
     options = options_for(DEMO);
+    options.quantization = "magic";
+    refused(options, L4_E_INVALID, "quantization 'magic' is unknown; valid are: none, q8_0, q4_0, q4_k");
+    options = options_for(DEMO_Q4_0);
+    options.weight_cache = "tests/no_such_directory";
+    refused(options, L4_E_IO, "weight_cache: tests/no_such_directory is no directory");
+    options = options_for(DEMO);
     options.threads = -1;
     refused(options, L4_E_INVALID, "threads is -1: allowed are 0 to 1024");
     options = options_for(DEMO);
@@ -207,6 +214,48 @@ static void too_little_memory_is_told_in_numbers(void **state) {
     l4_buf_free(&log_lines);
     snprintf(command, sizeof command, "rm -r '%s'/proc '%s'/sys", dir.path, dir.path);
     assert_int_equal(system(command), 0);
+    tempdir_fini(&dir);
+}
+
+/* Tokens of a run, and what was logged while opening. */
+static void run_logged(struct l4_engine_options options, struct answer *answer, const char *logged) {
+    struct session session;
+    options.log = keep_log;
+    open_session(&session, options);
+    const struct l4_request request = plain(12, answer);
+    submit(&session, &request);
+    wait_for(&session, answer);
+    session_close(&session);
+    if (!strstr(log_lines.data, logged))
+        fail_msg("\"%s\" does not say \"%s\"", log_lines.data, logged);
+    l4_buf_free(&log_lines);
+}
+
+static void weight_cache_changes_nothing(void **state) {
+    (void)state;
+    struct tempdir dir;
+    tempdir_init(&dir);
+    static const struct {
+        const char *model, *quantization;
+    } cases[] = {{DEMO_Q4_0, "none"}, {DEMO, "q8_0"}, {DEMO, "q4_k"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct answer plain_answer = {0}, answers[3] = {0};
+        struct l4_engine_options options = options_for(cases[i].model);
+        options.quantization = cases[i].quantization;
+        run_logged(options, &plain_answer, i == 0 ? ", q4_0, " : i == 1 ? ", q8_0, " : ", q4_k, ");
+        options.weight_cache = dir.path;
+        run_logged(options, &answers[0], "model ");
+        run_logged(options, &answers[1], "packed weights from ");
+        options.verify = true;
+        run_logged(options, &answers[2], "packed weights from ");
+        for (int j = 0; j < 3; j++) {
+            assert_int_equal(answers[j].ids.len, plain_answer.ids.len);
+            assert_memory_equal(answers[j].ids.ids, plain_answer.ids.ids,
+                                plain_answer.ids.len * sizeof plain_answer.ids.ids[0]);
+            answer_free(&answers[j]);
+        }
+        answer_free(&plain_answer);
+    }
     tempdir_fini(&dir);
 }
 
@@ -568,6 +617,7 @@ int main(void) {
         cmocka_unit_test(bad_options_are_named),
         cmocka_unit_test(info_tells_what_was_chosen),
         cmocka_unit_test(too_little_memory_is_told_in_numbers),
+        cmocka_unit_test(weight_cache_changes_nothing),
         cmocka_unit_test(opening_survives_any_failed_allocation),
         cmocka_unit_test(chat_answers),
         cmocka_unit_test(stop_strings_cut_across_tokens),

@@ -115,8 +115,9 @@ static void test_values(void **state) {
         struct matrix m[2] = {s->stored, {0}}, *list[] = {&m[0], &m[1]};
         struct weights_storage storage;
         double last = 0;
-        const struct weights_loading loading = {cases[i].quantization, count_progress, &last};
-        assert_int_equal(weights_pack(&storage, list, 2, &exec, &loading, NULL), 0);
+        const struct weights_loading loading = {
+            .quantization = cases[i].quantization, .progress = count_progress, .user = &last};
+        assert_int_equal(weights_pack(&storage, list, 2, NULL, &exec, &loading, NULL), 0);
         assert_null(m[1].data);
         if (cases[i].packed == DT_F32) {
             assert_ptr_equal(m[0].data, s->data);
@@ -180,7 +181,7 @@ static void test_stored_form_leaves_memory(void **state) {
     struct weights_storage storage;
     watched = map;
     const struct weights_loading loading = {.progress = watch_progress};
-    assert_int_equal(weights_pack(&storage, list, COUNT, &exec, &loading, NULL), 0);
+    assert_int_equal(weights_pack(&storage, list, COUNT, NULL, &exec, &loading, NULL), 0);
     assert_true(largest_resident <= bytes + bytes / 4);
     weights_storage_fini(&storage);
     munmap(map, COUNT * bytes);
@@ -191,7 +192,7 @@ static void test_too_large(void **state) {
     struct matrix m = {DT_Q8_0, MATRIX_OUT_IN, (int64_t)1 << 45, 1 << 10, 1 << 10, ""}, before = m, *list[] = {&m};
     struct weights_storage storage;
     struct l4_err err;
-    assert_int_equal(weights_pack(&storage, list, 1, &exec, NULL, &err), L4_E_NOMEM);
+    assert_int_equal(weights_pack(&storage, list, 1, NULL, &exec, NULL, &err), L4_E_NOMEM);
     assert_non_null(strstr(err.message, "MiB of packed weights"));
     assert_memory_equal(&m, &before, sizeof m);
 }

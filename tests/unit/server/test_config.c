@@ -143,13 +143,14 @@ static void test_noise(void **state) {
 
 static void test_flags(void **state) {
     (void)state;
-    char *argv[] = {(char[]){"--max-queue"}, (char[]){"3"}, (char[]){"--presence-penalty"}, (char[]){"-1"},
-                    (char[]){"--model=a=b"}};
+    char *argv[] = {(char[]){"--max-queue"}, (char[]){"3"},        (char[]){"--presence-penalty"},
+                    (char[]){"-1"},          (char[]){"--verify"}, (char[]){"--model=a=b"}};
     struct config config;
     struct config_errors errors = {0};
     assert_int_equal(config_init(&config), 0);
-    assert_int_equal(config_read_flags(&config, 5, argv, &errors), 0);
+    assert_int_equal(config_read_flags(&config, 6, argv, &errors), 0);
     assert_int_equal(config.max_queue, 3);
+    assert_true(config.verify);
     assert_true(config.presence_penalty.value == -1);
     assert_string_equal(config.model, "a=b");
     config_fini(&config);
