@@ -125,7 +125,7 @@ bool limits_body(struct http_exchange *x, const char *bytes, size_t n_bytes);
 void conn_cut(struct http_conn *conn);
 /* conn_refuse_raw - where libmicrohttpd takes no answer (headers not whole, middle of a body): write one past it, then
  * cut the connection. */
-void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id, const char *message);
+void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id, const char *code, const char *message);
 void conn_start_timer(struct http_conn *conn, int64_t ms);
 /* conn_watch - have the end of the client noticed while its body arrives and while the connection is suspended. */
 void conn_watch(struct http_conn *conn);

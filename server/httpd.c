@@ -28,7 +28,8 @@ enum {
     SPARE_CONNECTIONS = 64,               /* above max_connections: they are told so, and /health answers */
     OTHER_DESCRIPTORS = 128,              /* of the loop, the engine and the libraries */
     BACKLOG = 1024,
-    MAX_PASSES = 8, /* of a flush before other events of the loop get their turn */
+    MAX_PASSES = 8,       /* of a flush before other events of the loop get their turn */
+    DRAIN_BODY_MS = 2000, /* that a body gets to arrive while the server shuts down */
 };
 
 /* ---- connections ------------------------------------------------------------------------------------------------- */
@@ -49,9 +50,10 @@ void conn_cut(struct http_conn *conn) {
         exchange_due(conn->x);
 }
 
-void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id, const char *message) {
+void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id, const char *code,
+                     const char *message) {
     struct l4_buf body = {0}, answer = {0};
-    http_error_json(&body, status, NULL, NULL, message);
+    http_error_json(&body, status, NULL, code, message);
     l4_buf_printf(&answer, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n", status,
                   MHD_get_reason_phrase_for((unsigned)status), body.len);
     l4_buf_printf(&answer, "x-request-id: %s\r\nConnection: close\r\n\r\n", request_id);
@@ -71,14 +73,17 @@ static void on_conn_timer(uv_timer_t *timer) {
     struct http_exchange *x = conn->x;
     if (x != NULL && x->dispatched) {
         exchange_keepalive(x);
+    } else if (x != NULL && conn->httpd->draining) {
+        exchange_lose(x, "shutdown");
+        conn_refuse_raw(conn, 503, x->request_id, "shutting_down", "the server is shutting down");
     } else if (x != NULL) {
         exchange_lose(x, "body_timeout");
-        conn_refuse_raw(conn, 408, x->request_id, "the body did not arrive in time");
+        conn_refuse_raw(conn, 408, x->request_id, NULL, "the body did not arrive in time");
     } else if (tcp_received_bytes(conn->fd) > conn->idle_bytes) {
         char id[HTTP_REQUEST_ID_BYTES];
         exchange_new_id(conn->httpd, id);
         log_event(L4_LOG_INFO, id, "request status=408 cut=header_timeout");
-        conn_refuse_raw(conn, 408, id, "the headers did not arrive in time");
+        conn_refuse_raw(conn, 408, id, NULL, "the headers did not arrive in time");
     } else {
         conn_cut(conn);
     }
@@ -86,6 +91,12 @@ static void on_conn_timer(uv_timer_t *timer) {
 
 void conn_start_timer(struct http_conn *conn, int64_t ms) {
     uv_timer_start(&conn->timer, on_conn_timer, (uint64_t)ms, 0);
+}
+
+/* The deadline of a body that is arriving.  Whoever comes while the server shuts down is refused in any case. */
+static void start_body_timer(struct http_conn *conn) {
+    int64_t ms = conn->httpd->config->body_timeout_s * 1000;
+    conn_start_timer(conn, conn->httpd->draining && ms > DRAIN_BODY_MS ? DRAIN_BODY_MS : ms);
 }
 
 static bool has_unread_bytes(int fd) {
@@ -183,10 +194,11 @@ static enum MHD_Result begin_request(struct http_conn *conn, const char *method,
     if (x == NULL)
         return MHD_NO;
     *request_context = conn->x = x;
+    conn->httpd->n_active++;
     char why[256];
     int status = limits_check(conn, path, version, why, sizeof(why));
     if (status == 0) {
-        conn_start_timer(conn, conn->httpd->config->body_timeout_s * 1000);
+        start_body_timer(conn);
         conn_watch(conn);
         return MHD_YES;
     }
@@ -202,7 +214,6 @@ static enum MHD_Result finish_request(struct http_exchange *x) {
     if (!x->dispatched) {
         uv_timer_stop(&x->conn->timer);
         x->dispatched = true;
-        httpd->n_active++;
         x->n_refs++;
         x->owned = true;
         if (x->refuse_status == 413)
@@ -242,7 +253,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *mhd, const 
     if (!limits_body(x, upload_data, *upload_data_size)) {
         x->lost = true;
         x->why_lost = "body_too_large";
-        conn_refuse_raw(x->conn, x->refuse_status, x->request_id, "the body is larger than what is allowed");
+        conn_refuse_raw(x->conn, x->refuse_status, x->request_id, NULL, "the body is larger than what is allowed");
         return MHD_NO;
     }
     *upload_data_size = 0;
@@ -276,8 +287,7 @@ static void on_completed(void *user, struct MHD_Connection *mhd, void **request_
         MHD_destroy_response(response);
     }
     x->conn = NULL;
-    if (x->dispatched)
-        httpd->n_active--;
+    httpd->n_active--;
     exchange_unref(x);
 }
 
@@ -478,6 +488,11 @@ const char *httpd_url(const struct httpd *httpd) {
 
 void httpd_drain(struct httpd *httpd) {
     httpd->draining = true;
+    struct http_conn *conn;
+    DL_FOREACH(httpd->conns, conn) {
+        if (conn->x != NULL && !conn->x->dispatched)
+            start_body_timer(conn);
+    }
 }
 
 size_t httpd_active(const struct httpd *httpd) {

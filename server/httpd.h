@@ -25,9 +25,9 @@ int httpd_open(struct httpd **out, struct uv_loop_s *loop, const struct config *
 /* "http://127.0.0.1:8080"; an IPv6 address is in brackets. */
 const char *httpd_url(const struct httpd *httpd);
 
-/* httpd_drain - from now on every answer closes its connection, and idle connections are closed. */
+/* httpd_drain - from now on every answer closes its connection, and a body has two seconds to arrive. */
 void httpd_drain(struct httpd *httpd);
-/* Requests whose answer has not been sent to its end. */
+/* Requests whose headers have arrived and whose answer has not been sent to its end. */
 size_t httpd_active(const struct httpd *httpd);
 /* httpd_abort - drop every connection; `gone` is called where a handler still owns an exchange. */
 void httpd_abort(struct httpd *httpd);

@@ -100,6 +100,42 @@ def test_drain_when_nothing_runs(start):
         assert daemon.wait_exit() == 0
 
 
+def half_a_request(daemon, c):
+    """Sends headers and half of a body; returns the other half."""
+    body = json.dumps(SHORT)
+    c.send("POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+           "Expect: 100-continue\r\n\r\n" % (PATH, len(body)))
+    assert c.read_response().status == 100  # by now the daemon knows of the request
+    c.send(body[:9])
+    return body[9:]
+
+
+def test_body_still_arriving_when_draining(start):
+    """A request that is on its way is told why it is not served."""
+    daemon = start()
+    with daemon.connect() as c:
+        rest = half_a_request(daemon, c)
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_log("draining, 1 requests running")
+        c.send(rest)
+        is_error(c.read_response(), 503, "shutting_down")
+        assert c.at_end()
+    assert daemon.wait_exit() == 0
+
+
+def test_body_that_stays_away_does_not_hold_up_the_end(start):
+    daemon = start(body_timeout_s=86400, drain_timeout_s=86400)
+    with daemon.connect() as before, daemon.connect() as while_draining:
+        half_a_request(daemon, before)
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_log("draining, 1 requests running")
+        half_a_request(daemon, while_draining)
+        is_error(before.read_response(), 503, "shutting_down")
+        is_error(while_draining.read_response(), 503, "shutting_down")
+        assert daemon.wait_exit() == 0
+    assert "cutting" not in daemon.log()
+
+
 def cut_short(daemon, cut):
     stream = daemon.connect().request("POST", PATH, dict(LONG, stream=True))
     whole = daemon.connect().request("POST", PATH, LONG)
