@@ -294,10 +294,12 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
         .vocab_size = config->vocab_size,
         .has_temperature = generation->has_temperature,
         .has_top_p = generation->has_top_p,
+        .has_min_p = generation->has_min_p,
         .has_top_k = generation->has_top_k,
         .has_repetition_penalty = generation->has_repetition_penalty,
         .temperature = generation->temperature,
         .top_p = generation->top_p,
+        .min_p = generation->min_p,
         .repetition_penalty = generation->repetition_penalty,
         .top_k = generation->top_k,
     };

@@ -325,7 +325,7 @@ static void init_defaults(const struct server *server, struct l4_sampling *s) {
     s->top_p = pick(c->top_p, info->has_top_p, info->top_p, s->top_p);
     s->repetition_penalty =
         pick(c->repetition_penalty, info->has_repetition_penalty, info->repetition_penalty, s->repetition_penalty);
-    s->min_p = pick(c->min_p, false, 0, s->min_p);
+    s->min_p = pick(c->min_p, info->has_min_p, info->min_p, s->min_p);
     s->presence_penalty = pick(c->presence_penalty, false, 0, s->presence_penalty);
     s->frequency_penalty = pick(c->frequency_penalty, false, 0, s->frequency_penalty);
     if (c->top_k.is_set)

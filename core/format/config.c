@@ -251,8 +251,14 @@ int generation_config_read(struct generation_config *config, const char *dir, in
     json_object_init(&object, root, path, "", err);
     config->has_temperature = json_get(&object, "temperature") != NULL;
     config->temperature = (float)json_number(&object, "temperature", 0, 0, 100);
+    if (!json_bool(&object, "do_sample", true)) {
+        config->has_temperature = true;
+        config->temperature = 0;
+    }
     config->has_top_p = json_get(&object, "top_p") != NULL;
     config->top_p = (float)json_number(&object, "top_p", 0, 0, 1);
+    config->has_min_p = json_get(&object, "min_p") != NULL;
+    config->min_p = (float)json_number(&object, "min_p", 0, 0, 1);
     config->has_repetition_penalty = json_get(&object, "repetition_penalty") != NULL;
     config->repetition_penalty = (float)json_number(&object, "repetition_penalty", 0, 0.01, 100);
     config->has_top_k = json_get(&object, "top_k") != NULL;

@@ -50,8 +50,8 @@ struct model_config {
 
 /* Sampling defaults and stop ids of generation_config.json. */
 struct generation_config {
-    bool has_temperature, has_top_p, has_top_k, has_repetition_penalty;
-    float temperature, top_p, repetition_penalty;
+    bool has_temperature, has_top_p, has_min_p, has_top_k, has_repetition_penalty;
+    float temperature, top_p, min_p, repetition_penalty;
     int top_k;
     int32_t eos_ids[CONFIG_MAX_STOP_IDS];
     int n_eos_ids;
@@ -71,7 +71,8 @@ int model_config_read(struct model_config *config, const char *dir, struct l4_er
  * was found and what is allowed. Source: the llama4 architecture of llama.cpp. */
 int model_config_read_gguf(struct model_config *config, const struct gguf *gguf, struct l4_err *err) L4_MUST_CHECK;
 
-/* generation_config_read - DIR/generation_config.json; a missing file leaves *config empty and is no error. */
+/* generation_config_read - DIR/generation_config.json; a missing file leaves *config empty and is no error.
+ * do_sample false gives temperature 0, whatever temperature says. */
 int generation_config_read(struct generation_config *config, const char *dir, int32_t vocab_size,
                            struct l4_err *err) L4_MUST_CHECK;
 

@@ -80,8 +80,8 @@ struct l4_engine_info {
     int64_t parameters, active_parameters;
     int32_t vocab_size;
     /* Defaults from generation_config.json; has_* false where the file says nothing. */
-    bool has_temperature, has_top_p, has_top_k, has_repetition_penalty;
-    float temperature, top_p, repetition_penalty;
+    bool has_temperature, has_top_p, has_min_p, has_top_k, has_repetition_penalty;
+    float temperature, top_p, min_p, repetition_penalty;
     int top_k;
 };
 /* Borrowed strings, valid until close. */

@@ -272,6 +272,9 @@ def test_defaults_of_the_server(start):
 @pytest.mark.parametrize("generation, settings, fields, same_as", [
     (None, {}, {}, dict(temperature=1, top_p=1, top_k=0, min_p=0, repetition_penalty=1)),
     (dict(temperature=1.7, top_k=3), {}, {}, dict(temperature=1.7, top_k=3)),
+    (dict(temperature=1.7, min_p=0.2), {}, {}, dict(temperature=1.7, min_p=0.2)),
+    (dict(temperature=1.7, do_sample=False), {}, {}, dict(temperature=0)),
+    (dict(temperature=1.7, do_sample=False), dict(temperature=0.3), {}, dict(temperature=0.3)),
     (dict(temperature=1.7), dict(temperature=0.3), {}, dict(temperature=0.3)),
     (dict(temperature=1.7), dict(temperature=0.3), dict(temperature=1.2), dict(temperature=1.2)),
 ])

@@ -341,21 +341,26 @@ static void test_generation_config(void **state) {
     struct l4_err err;
     unlink(tempdir_file(&dir, "generation_config.json"));
     assert_int_equal(read_generation(&config, NULL, &err), 0);
-    assert_false(config.has_temperature || config.has_top_p || config.has_top_k || config.has_repetition_penalty);
+    assert_false(config.has_temperature || config.has_top_p || config.has_min_p || config.has_top_k ||
+                 config.has_repetition_penalty);
     assert_int_equal(config.n_eos_ids, 0);
 
     assert_int_equal(read_generation(&config,
                                      "{\"temperature\":0.6,\"top_p\":0.9,\"top_k\":50,\"repetition_penalty\":1.1,"
-                                     "\"eos_token_id\":[1,99],\"do_sample\":true}",
+                                     "\"min_p\":0.05,\"eos_token_id\":[1,99],\"do_sample\":true}",
                                      &err),
                      0);
     assert_true(config.has_temperature && config.temperature == 0.6F);
     assert_true(config.has_top_p && config.top_p == 0.9F);
+    assert_true(config.has_min_p && config.min_p == 0.05F);
     assert_true(config.has_top_k && config.top_k == 50);
     assert_true(config.has_repetition_penalty && config.repetition_penalty == 1.1F);
     assert_int_equal(config.n_eos_ids, 2);
     assert_int_equal(read_generation(&config, "{\"top_k\":-1,\"temperature\":null,\"eos_token_id\":7}", &err), 0);
     assert_true(config.has_top_k && config.top_k == 0 && !config.has_temperature && config.eos_ids[0] == 7);
+    assert_false(config.has_min_p);
+    assert_int_equal(read_generation(&config, "{\"do_sample\":false,\"temperature\":0.6}", &err), 0);
+    assert_true(config.has_temperature && config.temperature == 0);
 
     static const struct {
         const char *text, *why;
@@ -364,6 +369,8 @@ static void test_generation_config(void **state) {
         {"{\"temperature\":1e308}", "temperature"},
         {"{\"temperature\":\"hot\"}", "found \"hot\""},
         {"{\"top_p\":1.5}", "top_p"},
+        {"{\"min_p\":-0.1}", "min_p: expected a number 0..1, found -0.1"},
+        {"{\"do_sample\":1}", "do_sample: expected true or false, found 1"},
         {"{\"top_k\":1e10}", "top_k"},
         {"{\"top_k\":0.5}", "top_k"},
         {"{\"repetition_penalty\":0}", "repetition_penalty"},
