@@ -108,6 +108,10 @@ stage_golden() {
     cp "$fixtures/gguf_types.gguf" "$bad/" && $spoil "$fixtures/gguf_types.safetensors" "$bad/gguf_types.safetensors" iq1_m
     refuse "a wrong value of a block type" "$golden" gguf-types "$bad/gguf_types"
     refuse "a wrong perplexity" "$golden" generate --perplexity 1.27342 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
+    echo '{}' >"$bad/empty.json" # nothing to compare is no match
+    refuse "a file without texts" "$golden" text "$models/demo" "$bad/empty.json"
+    refuse "a file without answers" "$golden" generate "$models/demo" "$bad/empty.json"
+    refuse "a file without pieces" "$golden" pretokenize "$bad/empty.json"
     for path in "texts 2 ids 0" "texts 2 decoded" "chats 0 text"; do
         # shellcheck disable=SC2086
         $spoil "$fixtures/demo.golden.json" "$bad/demo.json" $path
