@@ -137,6 +137,11 @@ $(BUILD)/bin/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/libserver.a $(BUILD)/libcor
 	@mkdir -p $(@D)
 	$(CC) $(subst fuzzer-no-link,fuzzer,$(ALL_LDFLAGS)) $^ $(LIBS) -o $@
 
+# The known-bad samples of `make lint`, by the rules that the sanitized and fuzzed programs are built by.
+$(BUILD)/lint/%: $(BUILD)/obj/tests/lint/bad/%/sample.o
+	@mkdir -p $(@D)
+	$(CC) $(subst fuzzer-no-link,fuzzer,$(ALL_LDFLAGS)) $^ -o $@
+
 bench: all ## print what the engine and the server reach on this machine
 	BUILD=$(BUILD) tests/bench/run.sh
 

@@ -59,37 +59,79 @@ gate_headers() { # each header compiles alone
 
 gate_hygiene() { # nothing of a particular machine, nothing unfinished, nothing huge
     (cd "$1" && if [ "$1" = . ]; then git ls-files -z -co --exclude-standard; else find . -type f -print0; fi |
-        grep -zvE '(^|/)tests/(fixtures|models|lint)/|^LICENSE$' | xargs -0r grep -nIE '/(root|home/[a-z]+|work)/|\b(TODO|FIXME|XXX)\b' | cut -c1-160
+        grep -zvE '(^|/)tests/(fixtures|models|lint)/|^LICENSE$' | xargs -0r grep -nHIE '/(root|home/[a-z]+|work)/|\b(TODO|FIXME|XXX)\b' | cut -c1-160
         if [ "$1" = . ]; then git ls-files -z -co --exclude-standard; else find . -type f -print0; fi |
             xargs -0r ls -l 2>/dev/null | awk '$5 > 16777216 { print $9 ": above 16 MiB" }')
 }
 
-# From here on the verdict on the tree is another run's (the build with WERROR=1, the sanitized tests, the fuzz runs): these
-# show that such a run can fail.
-gate_warnings() {
-    for cc in gcc clang; do
-        $cc -std=gnu11 -Wall -Wextra -Wpedantic -Wshadow -Werror -fsyntax-only "$1"/*.c 2>/dev/null || echo "$1: $cc -Werror refuses it"
-    done
+# From here on the verdict on the tree is another run's (the build with WERROR=1, the sanitized tests, the fuzz runs, the
+# tests themselves): these show that such a run can fail, with the flags and the runners that it uses.
+by_make() { # BUILD TARGET VARIABLE=VALUE...
+    env -u MAKEFLAGS -u MAKELEVEL make -s "BUILD=$1" "${@:3}" "$1/$2" >/dev/null 2>&1
 }
 
-sanitized() { # KIND SOURCE
-    tmp=$(mktemp -d) && "${3:-clang}" -g -fsanitize="$1" -fno-sanitize-recover=undefined -pthread "$2" -o "$tmp/a" &&
-        { (cd "$tmp" && timeout 60 ./a -max_total_time=20 >/dev/null 2>&1) || echo "$2: stopped by $1"; }
+gate_warnings() { # both compilers, and for the warnings alone
+    local tmp cc
+    tmp=$(mktemp -d)
+    for cc in gcc clang; do
+        by_make "$tmp/$cc" "obj/$1/sample.o" CC=$cc WERROR= && rm "$tmp/$cc/obj/$1/sample.o" &&
+            ! by_make "$tmp/$cc" "obj/$1/sample.o" CC=$cc WERROR=1 && echo "refused by $cc" >>"$tmp/refused"
+    done
+    [ "$(wc -l 2>/dev/null <"$tmp/refused")" != 2 ] || echo "$1/sample.c: refused"
     rm -rf "$tmp"
 }
-gate_address() { sanitized address "$1/sample.c"; }
-gate_undefined() { sanitized undefined "$1/sample.c"; }
-gate_thread() { sanitized thread "$1/sample.c"; }
-gate_fuzzer() { sanitized fuzzer "$1/sample.c"; }
+
+sanitized() { # SANITIZE DIR: built as `make asan` and `make tsan` build, it must end with a report
+    local tmp
+    tmp=$(mktemp -d)
+    if by_make "$tmp" "lint/${2##*/}" "SANITIZE=$1" CFLAGS='-O1 -g'; then
+        timeout 60 "$tmp/lint/${2##*/}" >"$tmp/log" 2>&1 || ! grep -E 'Sanitizer|runtime error' "$tmp/log" >/dev/null ||
+            echo "$2/sample.c: stopped"
+    fi
+    rm -rf "$tmp"
+}
+gate_address() { sanitized address,undefined "$1"; }
+gate_undefined() { sanitized address,undefined "$1"; }
+gate_thread() { sanitized thread "$1"; }
+
+gate_fuzzer() {
+    local tmp
+    tmp=$(mktemp -d)
+    ! by_make "$tmp" lint/fuzzer CC=clang SANITIZE=fuzzer-no-link,address,undefined CFLAGS='-O1 -g' ||
+        ! mv "$tmp/lint/fuzzer" "$tmp/fuzz_sample" ||
+        BUILD=$tmp FUZZ_SECONDS=20 tests/fuzz/run.sh "$tmp/fuzz_sample" >/dev/null 2>&1 || echo "$1/sample.c: found"
+    rm -rf "$tmp"
+}
+
+gate_runner() { # tests/run.sh: programs that fail, crash, leave with a bad status or test nothing
+    local tmp sample
+    tmp=$(mktemp -d)
+    mkdir -p "$tmp/tests/unit/one"
+    for sample in "$1"/../../sound.sh "$1"/*; do
+        install "$sample" "$tmp/tests/unit/one/test_one"
+        if BUILD=$tmp tests/run.sh unit >/dev/null 2>&1; then
+            continue
+        fi
+        [ "$sample" != "$1"/../../sound.sh ] || break # what refuses everything is no gate
+        echo "$sample: refused"
+    done
+    rm -rf "$tmp"
+}
 
 passed=0 failed=0
 verdict() { # NAME OK
     if [ "$2" = 0 ]; then passed=$((passed + 1)) && echo "ok      $1"; else failed=$((failed + 1)) && echo "FAILED  $1"; fi
 }
-for gate in "${@:-includes core_is_quiet format headers hygiene warnings address undefined thread fuzzer}"; do
+all_named() { # GATE TEXT: does the text name every file of the gate's known-bad sample?
+    local file
+    find "tests/lint/bad/$1" -type f | while read -r file; do
+        grep -qF "${file#tests/lint/bad/"$1"/}" <<<"$2" || echo "$file"
+    done
+}
+for gate in "${@:-includes core_is_quiet format headers hygiene warnings address undefined thread fuzzer runner}"; do
     for g in $gate; do
         case $g in
-        warnings | address | undefined | thread | fuzzer) ;;
+        warnings | address | undefined | thread | fuzzer | runner) ;;
         *)
             found=$(gate_"$g" .)
             [ -z "$found" ] || echo "$found"
@@ -98,8 +140,9 @@ for gate in "${@:-includes core_is_quiet format headers hygiene warnings address
         if [ ! -d "tests/lint/bad/$g" ]; then
             echo "tests/lint/bad/$g is missing" && verdict "$g rejects its known-bad sample" 1
         else
-            found=$(gate_"$g" "tests/lint/bad/$g")
-            verdict "$g rejects its known-bad sample" "$([ -n "$found" ]; echo $?)"
+            missed=$(all_named "$g" "$(gate_"$g" "tests/lint/bad/$g")")
+            [ -z "$missed" ] || echo "not rejected: $missed"
+            verdict "$g rejects its known-bad sample" "$([ -z "$missed" ]; echo $?)"
         fi
     done
 done

