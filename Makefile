@@ -2,7 +2,6 @@
 BUILD    ?= build
 SANITIZE ?=
 WERROR   ?=
-PYTHON   := /usr/bin/python3
 
 DEPS := build-essential pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev \
         uthash-dev libinih-dev libxxhash-dev libcmocka-dev python3-pytest python3-requests clang clang-format \

@@ -1,7 +1,6 @@
 """Requests that must be refused: a 400 that names the field, and a daemon that goes on as if nothing had been."""
 
 import json
-import time
 
 import pytest
 
@@ -184,13 +183,11 @@ def test_past_the_context(demo, path):
 @BOTH
 def test_long_runs(demo, path, text):
     """Far more than the context: refused once it is tokenized, while others are answered."""
-    begin = time.monotonic()
     body = {COMPLETIONS: {"prompt": text}, CHAT: {"messages": user(text)}}[path]
     response = demo.post(path, dict(body, max_tokens=1))
     assert response.status_code in (200, 400), response.text[:300]
     if response.status_code == 400:
         assert response.json()["error"]["code"] == "context_length_exceeded"
-    assert time.monotonic() - begin < 60
     assert demo.get("/health").status_code == 200
 
 

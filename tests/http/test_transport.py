@@ -211,10 +211,25 @@ def test_log_cannot_be_forged(daemon):
     assert "\x1b" not in daemon.log()
 
 
-def test_no_prompt_in_the_log(daemon):
-    secret = "a secret that only the prompt holds"
-    assert daemon.post(PATH, dict(SHORT, prompt=secret)).status_code == 200
-    daemon.post(PATH, {"prompt": [secret], "max_tokens": secret})
+@pytest.mark.parametrize("settings", [dict(model="fake:"), dict(model="tests/models/demo", real=True)], ids=["fake", "demo"])
+def test_no_prompt_in_the_log(start, settings):
+    """Whatever becomes of the request, and at the level that writes most."""
+    daemon = start(log_level="debug", **settings)
+    secret = "xyzzy"  # what only the request holds
+    message = {"role": "user", "content": secret}
+    tool = {"type": "function", "function": {"name": secret, "description": secret}}
+    requests = [
+        (PATH, {"prompt": secret}, 200), (PATH, {"prompt": secret, "stream": True, "echo": True, "logprobs": 2}, 200),
+        (PATH, {"prompt": [secret], "max_tokens": secret}, 400), (PATH, {"prompt": secret, "stop": [secret]}, 200),
+        (PATH, {"prompt": secret * 100000}, 400),
+        ("/v1/chat/completions", {"messages": [message], "tools": [tool], "max_tokens": 4, "user": secret}, 200),
+        ("/v1/chat/completions", {"messages": [message, {"role": secret, "content": secret}]}, 400),
+        ("/v1/chat/completions", {"messages": [message], "model": secret}, 404),
+    ]
+    for path, body, status in requests:
+        assert daemon.post(path, body).status_code == status, body
+    assert daemon.post(PATH, None, data='{"prompt": "%s' % secret, headers={"content-type": "application/json"}).status_code == 400
+    daemon.wait_log("request method=POST", count=len(requests) + 1)
     assert secret not in daemon.log()
 
 

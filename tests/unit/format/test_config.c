@@ -305,6 +305,7 @@ static void test_hostile_files(void **state) {
         {"[]", "expected an object, found an array of 0", L4_E_FORMAT},
         {"null", "expected an object, found null", L4_E_FORMAT},
         {"{\"model_type\":\"llama4_text\"", "not JSON", L4_E_FORMAT},
+        {"{\"model_type\":\"llama4_text\",", "not JSON", L4_E_FORMAT},
         {"{\"model_type\":\"llama4_text\"} x", "not JSON", L4_E_FORMAT},
         {"{\"model_type\":\"mixtral\"}", "expected \"llama4\" or \"llama4_text\", found \"mixtral\"", L4_E_UNSUPPORTED},
         {"{\"model_type\":4}", "model_type: expected a string", L4_E_FORMAT},

@@ -29,6 +29,7 @@ static void test_bodies_that_are_refused(void **state) {
         {"nonsense", "not valid JSON"},
         {"{\"a\":NaN}", "not valid JSON near byte 5"},
         {"{\"a\":1", "not valid JSON"},
+        {"{\"a\":1,", "not valid JSON"}, /* where the parser once read on past the end: CVE-2023-53154 */
         {"{\"a\":1} x", "goes on after the JSON value, at byte 8"},
         {"[1]", "must be a JSON object, not an array"},
         {"\"x\"", "must be a JSON object, not a string"},
