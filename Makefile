@@ -115,7 +115,7 @@ $(BUILD)/arm64/%: tests/kernels/%.c $(ARM64_SRC) $(ARM64_HDR)
 
 # ---- checks --------------------------------------------------------------------------------------------------------
 test: all $(ARM64_BIN) ## build and run every test
-	BUILD=$(BUILD) tests/run.sh unit kernels golden http
+	BUILD=$(BUILD) tests/run.sh unit kernels arm64 golden http
 
 asan: ## unit and HTTP tests under the address and undefined-behaviour sanitizers
 	$(MAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g' STAGES='unit kernels http' sanitized
