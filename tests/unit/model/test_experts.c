@@ -199,6 +199,62 @@ static void test_same_bits(void **state) {
     }
 }
 
+/* What the backends ask of the kernels: own products by number of rows.  One thread runs them. */
+static const struct kernels *counted;
+static int64_t n_products, most_rows;
+
+static void counting_gemm(const struct matrix *w, int64_t n_begin, int64_t n_end, const float *x, int64_t ldx,
+                          int64_t m, float *y, int64_t ldy, bool accumulate, void *scratch) {
+    n_products++;
+    most_rows = m > most_rows ? m : most_rows;
+    counted->gemm[w->type][w->layout](w, n_begin, n_end, x, ldx, m, y, ldy, accumulate, scratch);
+}
+
+static void count(const struct problem *p, const char *name, const struct exec *exec, int64_t n_tokens, float *out) {
+    const struct experts_backend *backend = NULL;
+    assert_int_equal(experts_backend_find(&backend, name, NULL), 0);
+    n_products = most_rows = 0;
+    forward(p, backend, exec, 0, n_tokens, out);
+}
+
+/* batched_mm multiplies single rows, grouped_mm all rows of an expert at once, auto goes by the tokens an expert gets,
+ * eager asks OpenBLAS; and what lives elsewhere is asked of nobody. */
+static void test_what_is_computed(void **state) {
+    (void)state;
+    struct rng rng = {17};
+    struct exec exec = exec_open(1, kernels_names()[0]);
+    struct kernels counting = *exec.kernels;
+    counted = exec.kernels;
+    for (int type = 0; type < DT_N_WEIGHT_TYPES; type++)
+        for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++)
+            counting.gemm[type][layout] = counting_gemm;
+    exec.kernels = &counting;
+    struct problem p;
+    problem_init(&p, &rng, DT_BF16, 4, 48, 32, 1, 64);
+    float *out = must_alloc((size_t)(p.n_tokens * p.experts.hidden_size), sizeof *out);
+    for (int64_t t = 0; t < p.n_tokens; t++)
+        p.top_k_index[t] = (int32_t)(t % 4), p.top_k_weights[t] = 0.5f;
+    count(&p, "batched_mm", &exec, 64, out);
+    assert_true(most_rows == 1 && n_products >= 64 * 2); /* gate and up in one, down */
+    count(&p, "grouped_mm", &exec, 64, out);
+    assert_int_equal(most_rows, 16);
+    count(&p, "auto", &exec, 64, out);
+    assert_int_equal(most_rows, 16);
+    count(&p, "auto", &exec, 1, out);
+    assert_int_equal(most_rows, 1);
+    count(&p, "eager", &exec, 64, out);
+    assert_int_equal(n_products, 0);
+    for (int64_t t = 0; t < p.n_tokens; t++)
+        p.top_k_index[t] = p.experts.num_experts, p.top_k_weights[t] = NAN;
+    for (int b = 0; experts_backend_at(b); b++) {
+        count(&p, experts_backend_at(b)->name, &exec, 64, out);
+        assert_int_equal(n_products, 0);
+    }
+    free(out);
+    problem_fini(&p);
+    pool_close(exec.pool);
+}
+
 /* The mistake that still gives fluent text: the routing weight on the expert's output instead of its input. */
 static int weight_on_output(const struct experts *experts, const struct exec *exec, struct arena *arena,
                             const float *hidden_states, const int32_t *top_k_index, const float *top_k_weights,
@@ -324,8 +380,9 @@ static void test_registry(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_shapes), cmocka_unit_test(test_same_bits), cmocka_unit_test(test_weight_placement),
-        cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_registry),
+        cmocka_unit_test(test_random_shapes),    cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_what_is_computed), cmocka_unit_test(test_weight_placement),
+        cmocka_unit_test(test_out_of_memory),    cmocka_unit_test(test_registry),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
