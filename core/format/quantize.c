@@ -1,6 +1,7 @@
 #include "core/format/quantize.h"
 
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -140,10 +141,69 @@ static void quantize_q4_k(const float *src, uint8_t *block) {
     }
 }
 
+/* ---- Q6_K: x = d * scale * q, q in -32..31, a scale in -128..127 for every 16 elements ---- */
+
+enum { QK6 = 16, PARTS6 = QK_K / QK6 };
+
+/* Tries grids around the one that puts the largest element at -32, and fits each by weighted least squares; large
+ * elements count more. */
+static float fit_symmetric(const float *x) {
+    float largest = 0, extreme = 0, best = 0, best_scale = 0;
+    for (int i = 0; i < QK6; i++)
+        if (fabsf(x[i]) > largest) {
+            largest = fabsf(x[i]);
+            extreme = x[i];
+        }
+    if (!(largest > FLT_MIN) || !isfinite(largest))
+        return 0;
+    for (int step = -9; step <= 9; step++) {
+        const float inverse = -(32 + 0.1f * (float)step) / extreme;
+        float xq = 0, qq = 0;
+        for (int i = 0; i < QK6; i++) {
+            const float q = (float)clamp(roundf(x[i] * inverse), -32, 31), share = x[i] / largest;
+            xq += share * share * share * q; /* the weight is the element's square */
+            qq += share * share * q * q;
+        }
+        if (qq > 0 && xq * xq > best * qq) {
+            best = xq * xq / qq;
+            best_scale = xq / qq * largest;
+        }
+    }
+    return best_scale;
+}
+
+static void quantize_q6_k(const float *src, uint8_t *block) {
+    uint8_t *low = block, *high = block + 128, *scales = block + 192;
+    float fits[PARTS6], largest = 0, extreme = 0;
+    for (int part = 0; part < PARTS6; part++) {
+        fits[part] = fit_symmetric(src + part * QK6);
+        if (fabsf(fits[part]) > largest) {
+            largest = fabsf(fits[part]);
+            extreme = fits[part];
+        }
+    }
+    put_f16(block + 208, extreme / -128);
+    const float d = f16_to_f32((uint16_t)(block[208] | block[209] << 8));
+    memset(block, 0, 192);
+    for (int part = 0; part < PARTS6; part++) {
+        const int scale = d != 0 ? clamp(roundf(fits[part] / d), -128, 127) : 0;
+        const float step = d * (float)scale;
+        scales[part] = (uint8_t)scale;
+        for (int i = part * QK6; i < (part + 1) * QK6; i++) {
+            const int half = i / 128, at = i % 128;
+            const unsigned q = (unsigned)((step != 0 ? clamp(roundf(src[i] / step), -32, 31) : 0) + 32);
+            uint8_t *low_byte = &low[half * 64 + at % 64], *high_byte = &high[half * 32 + at % 32];
+            *low_byte = (uint8_t)(*low_byte | (q & 15) << at / 64 * 4);
+            *high_byte = (uint8_t)(*high_byte | q >> 4 << at / 32 * 2);
+        }
+    }
+}
+
 static void (*const BLOCKS[DT_COUNT])(const float *src, uint8_t *block) = {
     [DT_Q8_0] = quantize_q8_0,
     [DT_Q4_0] = quantize_q4_0,
     [DT_Q4_K] = quantize_q4_k,
+    [DT_Q6_K] = quantize_q6_k,
 };
 
 bool quantize_has_type(enum dtype type) {

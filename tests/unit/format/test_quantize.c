@@ -15,7 +15,7 @@
 #include "core/format/safetensors.h"
 #include "tests/lib/random_data.h"
 
-static const enum dtype TYPES[] = {DT_Q8_0, DT_Q4_0, DT_Q4_K};
+static const enum dtype TYPES[] = {DT_Q8_0, DT_Q4_0, DT_Q4_K, DT_Q6_K};
 enum { N_TYPES = sizeof TYPES / sizeof *TYPES, N = 4096 };
 
 static void test_f16(void **state) {
@@ -80,12 +80,14 @@ static void test_error_bounds(void **state) {
                                 largest / 127 * 0.501f + largest * 0x1p-11f + 0x1p-18f); /* a subnormal scale */
                 else if (TYPES[t] == DT_Q4_0)
                     assert_true(error <= largest / 8 * 1.01f);
+                else if (TYPES[t] == DT_Q6_K) /* the scales are rounded to 1/128 of the largest of sixteen */
+                    assert_true(error <= largest / 32 * 1.1f + 30.0f / 256);
                 else /* the scales are rounded to 1/63 of the largest of eight */
                     assert_true(error <= (high - low) / 15 * 1.5f + 0.6f);
             }
         }
     }
-    assert_false(quantize_has_type(DT_Q6_K) || quantize_has_type(DT_F32));
+    assert_false(quantize_has_type(DT_Q5_K) || quantize_has_type(DT_F32));
 }
 
 /* Tensors of a checkpoint in bf16, and their names in files of it that another engine's quantizer wrote. */
@@ -142,14 +144,16 @@ static void test_q4_0_bytes(void **state) {
 }
 
 static void as_good(const float *x, const struct tensor *theirs, const uint8_t *ours, int64_t n) {
-    const double error = relative_error(DT_Q4_K, x, ours, n), of_theirs = relative_error(DT_Q4_K, x, theirs->data, n);
-    print_message("           Q4_K: error %.4f, the other quantizer's %.4f\n", error, of_theirs);
+    const enum dtype type = theirs->type;
+    const double error = relative_error(type, x, ours, n), of_theirs = relative_error(type, x, theirs->data, n);
+    print_message("           %s: error %.4f, the other quantizer's %.4f\n", dtype_name(type), error, of_theirs);
     assert_true(error <= 1.02 * of_theirs);
 }
 
-static void test_q4_k_quality(void **state) {
+static void test_k_quality(void **state) {
     (void)state;
     each_pair("tests/models/demo-Q4_K_M.gguf", DT_Q4_K, 2, as_good);
+    each_pair("tests/models/demo-Q4_K_M.gguf", DT_Q6_K, 1, as_good);
 }
 
 /* Zeros stay zeros; what is no number, or too large, gives finite numbers. */
@@ -180,8 +184,8 @@ static void test_special(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f16),          cmocka_unit_test(test_error_bounds), cmocka_unit_test(test_q4_0_bytes),
-        cmocka_unit_test(test_q4_k_quality), cmocka_unit_test(test_special),
+        cmocka_unit_test(test_f16),       cmocka_unit_test(test_error_bounds), cmocka_unit_test(test_q4_0_bytes),
+        cmocka_unit_test(test_k_quality), cmocka_unit_test(test_special),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
