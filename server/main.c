@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/cmd_quantize.h"
 #include "server/serve.h"
 
 enum { EXIT_USAGE = 2 };
@@ -18,6 +19,10 @@ static void print_help(void) {
          "        check the settings and print them as they would be used\n"
          "  llama4d check-config --print-default\n"
          "        print every setting with its default\n"
+         "  llama4d quantize [--force] [--threads N] SRC OUT.gguf TYPE\n"
+         "        write a checkpoint (a directory or a GGUF file) as a GGUF file; TYPE is q8_0, q4_0, q4_k, bf16, f16 "
+         "or\n"
+         "        f32; --force: OUT.gguf may be there already\n"
          "  llama4d --help, llama4d --version\n"
          "\n"
          "Settings: defaults, then the file, then the flags.\n");
@@ -92,6 +97,8 @@ int main(int argc, char **argv) {
             return EXIT_USAGE;
         return serve ? command_serve(&source) : command_check_config(&source);
     }
+    if (strcmp(command, "quantize") == 0)
+        return cmd_quantize(argc - 2, argv + 2);
     if (argc == 2 && strcmp(command, "--help") == 0) {
         print_help();
         return EXIT_SUCCESS;
@@ -100,6 +107,6 @@ int main(int argc, char **argv) {
         printf("llama4d %s\n", VERSION);
         return EXIT_SUCCESS;
     }
-    fprintf(stderr, "usage: llama4d serve|check-config|--help|--version\n");
+    fprintf(stderr, "usage: llama4d serve|check-config|quantize|--help|--version\n");
     return EXIT_USAGE;
 }

@@ -344,6 +344,10 @@ const struct file_mapping *checkpoint_mapping(const struct checkpoint *checkpoin
     return checkpoint->gguf != NULL ? gguf_mapping(checkpoint->gguf, i) : shard_set_mapping(checkpoint->shards, i);
 }
 
+const struct gguf *checkpoint_gguf(const struct checkpoint *checkpoint) {
+    return checkpoint->gguf;
+}
+
 int64_t checkpoint_parameters(const struct checkpoint *checkpoint) {
     return checkpoint->parameters;
 }

@@ -43,6 +43,7 @@ struct checkpoint_weights {
 };
 
 struct checkpoint;
+struct gguf;
 
 /* checkpoint_open - of a Hugging Face directory: read config.json and generation_config.json, map model.safetensors or
  * the shards that model.safetensors.index.json lists.  Of a GGUF file (of a split model: its first part): map all
@@ -61,6 +62,8 @@ const struct checkpoint_weights *checkpoint_weights(const struct checkpoint *che
 const char *checkpoint_tokenizer_path(const struct checkpoint *checkpoint);
 /* checkpoint_mapping - the i-th file that holds weights, NULL behind the last. */
 const struct file_mapping *checkpoint_mapping(const struct checkpoint *checkpoint, size_t i);
+/* The file behind it; NULL for a Hugging Face directory. */
+const struct gguf *checkpoint_gguf(const struct checkpoint *checkpoint);
 int64_t checkpoint_parameters(const struct checkpoint *checkpoint);
 int64_t checkpoint_active_parameters(const struct checkpoint *checkpoint); /* a token's share: top-k of the experts */
 /* "f32", "bf16", "q4_k", ...: the type that holds most bytes. */

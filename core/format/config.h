@@ -8,6 +8,7 @@
 #include "llama4/error.h"
 
 struct gguf;
+struct gguf_writer;
 
 enum { CONFIG_MAX_LAYERS = 512, CONFIG_MAX_STOP_IDS = 16 };
 
@@ -70,6 +71,12 @@ int model_config_read(struct model_config *config, const char *dir, struct l4_er
  * of divisors (checkpoint_weights). Errors: L4_E_FORMAT, L4_E_UNSUPPORTED; the message names the file, the key, what
  * was found and what is allowed. Source: the llama4 architecture of llama.cpp. */
 int model_config_read_gguf(struct model_config *config, const struct gguf *gguf, struct l4_err *err) L4_MUST_CHECK;
+
+/* model_config_write_gguf - the keys that model_config_read_gguf reads, but for the tokenizer's.  RoPE scaling, biases
+ * and tied embeddings are a matter of tensors. name: of the model; what: its path, for messages. Errors:
+ * L4_E_UNSUPPORTED (names what the model has and what a GGUF file stands for instead). */
+int model_config_write_gguf(const struct model_config *config, struct gguf_writer *writer, const char *name,
+                            const char *what, struct l4_err *err) L4_MUST_CHECK;
 
 /* generation_config_read - DIR/generation_config.json; a missing file leaves *config empty and is no error.
  * do_sample false gives temperature 0, whatever temperature says. */

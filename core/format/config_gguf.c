@@ -1,6 +1,8 @@
 /* Hyperparameters from GGUF metadata. */
+#include <string.h>
+
 #include "core/format/config.h"
-#include "core/format/gguf.h"
+#include "core/format/gguf_write.h"
 
 #define MAX_POSITIONS ((int64_t)1 << 40)
 
@@ -113,4 +115,89 @@ int model_config_read_gguf(struct model_config *config, const struct gguf *gguf,
     read_layers(&reader, config);
     read_special_ids(&reader, config);
     return reader.rc;
+}
+
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
+
+static int cannot_say(struct l4_err *err, const char *what, const char *key, double found, double convention) {
+    return l4_err_set(err, L4_E_UNSUPPORTED, "%s: %s is %g: a GGUF file cannot say so, it always stands for %g", what,
+                      key, found, convention);
+}
+
+/* Everything that is not stored must be as readers take it to be: another engine would answer wrongly, and silently. */
+static int check_conventions(const struct model_config *config, const char *what, struct l4_err *err) {
+    const struct {
+        const char *key;
+        double found, convention;
+    } checks[] = {
+        {"attention_chunk_size", (double)config->attention_chunk_size, CHUNK_TOKENS},
+        {"attn_temperature_tuning", config->attn_temperature_tuning, true},
+        {"floor_scale", (double)config->floor_scale, FLOOR_SCALE},
+        {"attn_scale", (double)config->attn_scale, (double)ATTN_SCALE},
+        {"use_qk_norm", config->use_qk_norm, config->n_experts != EXPERTS_WITHOUT_QK_NORM},
+    };
+    for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
+        if (checks[i].found != checks[i].convention)
+            return cannot_say(err, what, checks[i].key, checks[i].found, checks[i].convention);
+    if (config->max_position_embeddings > UINT32_MAX)
+        return l4_err_set(err, L4_E_UNSUPPORTED, "%s: max_position_embeddings is %lld: a GGUF file holds at most %u",
+                          what, (long long)config->max_position_embeddings, UINT32_MAX);
+    return 0;
+}
+
+/* The step between layers with experts; 0 where there is none that fits. */
+static int32_t moe_step(const struct model_config *config) {
+    int32_t step = 1;
+    while (step <= config->n_layers && !config->layers[step - 1].is_moe)
+        step++;
+    for (int i = 0; i < config->n_layers; i++)
+        if (config->layers[i].is_moe != ((i + 1) % step == 0))
+            return 0;
+    return step;
+}
+
+static int check_layers(const struct model_config *config, const char *what, struct l4_err *err) {
+    for (int i = 0; i < config->n_layers; i++) {
+        const struct layer_config *layer = &config->layers[i];
+        const bool use_rope = (i + 1) % NO_ROPE_INTERVAL != 0;
+        if (layer->use_rope != use_rope || layer->is_chunked != use_rope)
+            return l4_err_set(err, L4_E_UNSUPPORTED,
+                              "%s: layer %d is %s RoPE and %s chunks: a GGUF file cannot say so, it always stands for "
+                              "%s both",
+                              what, i, layer->use_rope ? "with" : "without", layer->is_chunked ? "with" : "without",
+                              use_rope ? "with" : "without");
+    }
+    if (moe_step(config) == 0)
+        return l4_err_set(err, L4_E_UNSUPPORTED,
+                          "%s: moe_layers: a GGUF file can only say that every n-th layer has experts", what);
+    return 0;
+}
+
+int model_config_write_gguf(const struct model_config *config, struct gguf_writer *writer, const char *name,
+                            const char *what, struct l4_err *err) {
+    int rc = check_conventions(config, what, err);
+    if (rc == 0)
+        rc = check_layers(config, what, err);
+    if (rc != 0)
+        return rc;
+    const uint32_t head_dim = (uint32_t)config->head_dim;
+    gguf_write_string(writer, "general.architecture", "llama4", 6);
+    gguf_write_string(writer, "general.name", name, strlen(name));
+    gguf_write_u32(writer, "llama4.block_count", (uint32_t)config->n_layers);
+    gguf_write_u32(writer, "llama4.context_length", (uint32_t)config->max_position_embeddings);
+    gguf_write_u32(writer, "llama4.embedding_length", (uint32_t)config->hidden_size);
+    gguf_write_u32(writer, "llama4.feed_forward_length", (uint32_t)config->intermediate_size_mlp);
+    gguf_write_u32(writer, "llama4.expert_feed_forward_length", (uint32_t)config->intermediate_size);
+    gguf_write_u32(writer, "llama4.attention.head_count", (uint32_t)config->n_heads);
+    gguf_write_u32(writer, "llama4.attention.head_count_kv", (uint32_t)config->n_kv_heads);
+    gguf_write_u32(writer, "llama4.attention.key_length", head_dim);
+    gguf_write_u32(writer, "llama4.attention.value_length", head_dim);
+    gguf_write_f32(writer, "llama4.attention.layer_norm_rms_epsilon", config->rms_norm_eps);
+    gguf_write_f32(writer, "llama4.rope.freq_base", (float)config->rope_theta);
+    gguf_write_u32(writer, "llama4.rope.dimension_count", head_dim);
+    gguf_write_u32(writer, "llama4.expert_count", (uint32_t)config->n_experts);
+    gguf_write_u32(writer, "llama4.expert_used_count", (uint32_t)config->n_experts_per_tok);
+    gguf_write_u32(writer, "llama4.interleave_moe_layer_step", (uint32_t)moe_step(config));
+    gguf_write_u32(writer, "llama4.vocab_size", (uint32_t)config->vocab_size);
+    return 0;
 }

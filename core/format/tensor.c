@@ -55,6 +55,10 @@ bool dtype_from_gguf(uint32_t id, enum dtype *type) {
     return false;
 }
 
+int dtype_gguf_id(enum dtype type) {
+    return DTYPE_INFO[type].gguf_id;
+}
+
 int64_t tensor_elements(const struct tensor *tensor) {
     int64_t n = tensor->data != NULL ? 1 : 0;
     for (int i = 0; i < tensor->n_dims; i++)

@@ -78,6 +78,9 @@ bool dtype_is_weight(enum dtype type);
 /* dtype_from_gguf - the type of a GGUF id; false if there is none. */
 bool dtype_from_gguf(uint32_t id, enum dtype *type);
 
+/* dtype_gguf_id - its id in GGUF; -1 where that has no such type. */
+int dtype_gguf_id(enum dtype type);
+
 /* tensor_elements - the product of the shape; 0 where there is no tensor. */
 int64_t tensor_elements(const struct tensor *tensor);
 
@@ -90,6 +93,16 @@ static inline float bf16_to_f32(uint16_t bits) {
 }
 /* f16_to_f32 - exact, subnormals and infinities included. */
 float f16_to_f32(uint16_t bits);
+/* f32_to_bf16 - the nearest, ties to even; NaN stays one. */
+static inline uint16_t f32_to_bf16(float value) {
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = value};
+    if ((v.u & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(v.u >> 16 | 0x40u);
+    return (uint16_t)((v.u + 0x7fffu + (v.u >> 16 & 1u)) >> 16);
+}
 /* f32_to_f16 - the nearest, ties to even; too large: infinity; NaN stays one. */
 uint16_t f32_to_f16(float value);
 

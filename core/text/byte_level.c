@@ -30,3 +30,19 @@ bool byte_level_decode(const char *text, size_t len_bytes, char *out, size_t *ou
     *out_len_bytes = n_out;
     return true;
 }
+
+size_t byte_level_encode(const char *bytes, size_t len_bytes, char *out) {
+    enum { END = 256 + 68 };
+    uint16_t codes[256];
+    for (uint16_t code = 0; code < END; code++)
+        if (byte_of(code) >= 0)
+            codes[byte_of(code)] = code;
+    size_t n = 0;
+    for (size_t i = 0; i < len_bytes; i++) {
+        const uint16_t code = codes[(unsigned char)bytes[i]];
+        if (code >= 0x80)
+            out[n++] = (char)(0xc0 | code >> 6);
+        out[n++] = (char)(code >= 0x80 ? 0x80 | (code & 0x3f) : code);
+    }
+    return n;
+}

@@ -10,4 +10,7 @@
  * character outside the alphabet. */
 bool byte_level_decode(const char *text, size_t len_bytes, char *out, size_t *out_len_bytes);
 
+/* byte_level_encode - the spelling of bytes, into out [2 * len_bytes]; returns its length. */
+size_t byte_level_encode(const char *bytes, size_t len_bytes, char *out);
+
 #endif

@@ -7,6 +7,13 @@
 #include "core/format/gguf.h"
 #include "core/text/byte_level.h"
 
+const char TOKENIZER_LLAMA4_PATTERN[] =
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}"
+    "\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}"
+    "\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 int tokenizer_new(struct l4_tokenizer **out, struct l4_err *err) {
     *out = calloc(1, sizeof **out);
     if (!*out)
@@ -111,6 +118,8 @@ int tokenizer_finish(struct l4_tokenizer *tokenizer, const char *pattern, size_t
         if (tokenizer->byte_ids[byte] < 0)
             return l4_err_set(err, L4_E_UNSUPPORTED, "the vocabulary has no token for the byte 0x%02X", (unsigned)byte);
     }
+    tokenizer->is_llama4 =
+        len_bytes == strlen(TOKENIZER_LLAMA4_PATTERN) && memcmp(pattern, TOKENIZER_LLAMA4_PATTERN, len_bytes) == 0;
     return pretokenizer_open(&tokenizer->pretokenizer, pattern, len_bytes, err);
 }
 

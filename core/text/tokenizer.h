@@ -12,6 +12,9 @@
 #include "core/text/vocab.h"
 #include "llama4/text.h"
 
+/* The regular expression of tokenizer.json of the Llama 4 models; GGUF calls it "llama4" and holds no other. */
+extern const char TOKENIZER_LLAMA4_PATTERN[];
+
 struct l4_tokenizer {
     struct vocab vocab;
     struct added added;
@@ -19,6 +22,7 @@ struct l4_tokenizer {
     int32_t byte_ids[256]; /* the token of each single byte */
     int32_t bos;           /* -1 = none */
     bool ignore_merges;    /* a word that is a token is taken whole, whatever the merges say */
+    bool is_llama4;        /* words are split by TOKENIZER_LLAMA4_PATTERN */
 };
 
 int tokenizer_new(struct l4_tokenizer **out, struct l4_err *err) L4_MUST_CHECK;
@@ -47,9 +51,30 @@ int tokenizer_finish(struct l4_tokenizer *tokenizer, const char *pattern, size_t
 int tokenizer_read_json(struct l4_tokenizer *tokenizer, const char *path, struct l4_err *err) L4_MUST_CHECK;
 int tokenizer_read_gguf(struct l4_tokenizer *tokenizer, const char *path, struct l4_err *err) L4_MUST_CHECK;
 
+/* tokenizer.ggml.token_type */
+enum {
+    TOKENIZER_GGUF_NORMAL = 1,
+    TOKENIZER_GGUF_UNKNOWN,
+    TOKENIZER_GGUF_CONTROL,
+    TOKENIZER_GGUF_USER_DEFINED,
+    TOKENIZER_GGUF_UNUSED,
+    TOKENIZER_GGUF_BYTE,
+};
+
 struct gguf;
 /* tokenizer_read_metadata - tokenizer_read_gguf from a file that is open; path is for messages. */
 int tokenizer_read_metadata(struct l4_tokenizer *tokenizer, const struct gguf *gguf, const char *path,
                             struct l4_err *err) L4_MUST_CHECK;
+
+struct gguf_writer;
+struct model_config;
+/* tokenizer_write_gguf - the keys that tokenizer_read_metadata reads, and those that tell other engines where an answer
+ * ends: from the tokenizer of a Hugging Face directory, its tokenizer_config.json and its chat template
+ * (chat_template.jinja, or the one in tokenizer_config.json), where there are such.  Ids up to the model's vocabulary
+ * that have no token are filled up with unused ones.
+ *   Errors: L4_E_UNSUPPORTED (GGUF has no word for it), L4_E_INVALID (more ids than the model has), those of reading
+ *   the files. */
+int tokenizer_write_gguf(const struct l4_tokenizer *tokenizer, const struct model_config *config, const char *dir,
+                         struct gguf_writer *writer, struct l4_err *err) L4_MUST_CHECK;
 
 #endif

@@ -4,15 +4,12 @@
 #include "core/format/gguf.h"
 #include "core/text/tokenizer.h"
 
-/* GGUF holds no regular expression: the name "llama4" means this one.  Source: tokenizer.json of the Llama 4 models. */
-static const char LLAMA4_PATTERN[] = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}"
-                                     "\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-                                     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}"
-                                     "\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-                                     "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
-/* tokenizer.ggml.token_type */
-enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
+enum {
+    NORMAL = TOKENIZER_GGUF_NORMAL,
+    CONTROL = TOKENIZER_GGUF_CONTROL,
+    USER_DEFINED = TOKENIZER_GGUF_USER_DEFINED,
+    BYTE = TOKENIZER_GGUF_BYTE
+};
 
 static const char TOKENS[] = "tokenizer.ggml.tokens", TYPES[] = "tokenizer.ggml.token_type",
                   MERGES[] = "tokenizer.ggml.merges", BOS[] = "tokenizer.ggml.bos_token_id";
@@ -93,7 +90,7 @@ int tokenizer_read_metadata(struct l4_tokenizer *tokenizer, const struct gguf *g
     if (rc == 0)
         rc = add_merges(tokenizer, merges, err);
     if (rc == 0)
-        rc = tokenizer_finish(tokenizer, LLAMA4_PATTERN, sizeof LLAMA4_PATTERN - 1, err);
+        rc = tokenizer_finish(tokenizer, TOKENIZER_LLAMA4_PATTERN, strlen(TOKENIZER_LLAMA4_PATTERN), err);
     if (rc != 0) {
         l4_err_context(err, "%s", path);
         return rc;
