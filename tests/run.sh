@@ -71,6 +71,32 @@ stage_arm64() {
     done
 }
 
+# Files that `llama4d quantize` writes of the demo model: how near to the original's perplexity, 1.272925, they are, and
+# how near integer products are to float32 ones on the same weights.
+golden_quantize() {
+    local quantize="$BUILD/llama4d quantize --force" type file dequantised
+    # shellcheck disable=SC2086
+    for type in q8_0:0.002 q4_0:0.01 q4_k:0.05; do
+        file=$BUILD/demo-${type%:*}.gguf dequantised=$BUILD/demo-${type%:*}-F32.gguf
+        check "quantize, ${type%:*}" $quantize "$models/demo" "$file" "${type%:*}"
+        check "quantize, ${type%:*} back to f32" $quantize "$file" "$dequantised" f32
+        check "golden text, ${type%:*}" "$golden" text "$file" "$fixtures/demo.golden.json"
+        for cpu in $("$golden" variants | grep -v ref); do # the reference takes half a minute for each
+            L4_CPU=$cpu check "golden generate, $cpu, ${type%:*}, beside the original" "$golden" generate \
+                --perplexity 1.272925 --tolerance "${type#*:}" "$file" "$fixtures/demo.golden.json"
+            L4_CPU=$cpu check "golden generate, $cpu, ${type%:*}, beside float32" "$golden" generate \
+                --like "$dequantised" --tolerance 0.001 "$file" "$fixtures/demo.golden.json"
+        done
+    done
+    # another engine's files, to all digits that are known of exact arithmetic on them
+    # shellcheck disable=SC2086
+    for file in demo-Q4_0:1.27340 demo-Q4_K_M:1.27356; do
+        dequantised=$BUILD/${file%:*}-F32.gguf
+        check "quantize, ${file%:*} to f32" $quantize "$models/${file%:*}.gguf" "$dequantised" f32
+        check "golden generate, ${file%:*} to f32" "$golden" generate --perplexity "${file#*:}" "$dequantised" "$fixtures/demo.golden.json"
+    done
+}
+
 stage_golden() {
     local golden=$BUILD/golden models=tests/models fixtures=tests/fixtures dirs
     dirs=$(for d in scout maverick interp top2 multimodal; do echo "$fixtures/$d"; done)
@@ -85,16 +111,18 @@ stage_golden() {
         check "golden generate, $cpu, every backend" "$golden" generate --experts all "$models/demo" "$fixtures/demo.golden.json"
         check "golden generate, $cpu, openblas" "$golden" generate --gemm openblas "$models/demo" "$fixtures/demo.golden.json"
         check "golden sampler, $cpu" "$golden" sampler "$fixtures/samplers"
-        check "golden generate, $cpu, Q4_0" "$golden" generate --perplexity 1.27340 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
-        check "golden generate, $cpu, Q4_K_M" "$golden" generate --perplexity 1.27356 "$models/demo-Q4_K_M.gguf" "$fixtures/demo.golden.json"
+        # integer products: within 0.1% of exact arithmetic on the dequantised weights
+        check "golden generate, $cpu, Q4_0" "$golden" generate --perplexity 1.27340 --tolerance 1e-3 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
+        check "golden generate, $cpu, Q4_K_M" "$golden" generate --perplexity 1.27356 --tolerance 1e-3 "$models/demo-Q4_K_M.gguf" "$fixtures/demo.golden.json"
     done
     unset L4_CPU
+    golden_quantize
     check "golden text" "$golden" text "$models/demo" "$fixtures/demo.golden.json"
     check "golden pretokenize" "$golden" pretokenize "$fixtures/pretokenize.json"
     check "golden gguf-types" "$golden" gguf-types "$fixtures/gguf_types"
     check "golden text, GGUF" "$golden" text "$models/demo-Q4_K_M.gguf" "$fixtures/demo.golden.json"
-    check "golden generate, Q4_0, every backend" "$golden" generate --experts all --perplexity 1.27340 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
-    check "golden generate, Q4_K_M, openblas" "$golden" generate --gemm openblas --perplexity 1.27356 "$models/demo-Q4_K_M.gguf" "$fixtures/demo.golden.json"
+    check "golden generate, Q4_0, every backend" "$golden" generate --experts all --perplexity 1.27340 --tolerance 1e-3 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
+    check "golden generate, Q4_K_M, openblas" "$golden" generate --gemm openblas --perplexity 1.27356 --tolerance 1e-3 "$models/demo-Q4_K_M.gguf" "$fixtures/demo.golden.json"
     # the original's own bits under GGUF names: the answers are the original's
     check "a checkpoint as GGUF" /usr/bin/python3 tests/golden/hf_to_gguf.py "$models/demo" "$BUILD/demo-BF16.gguf"
     check "golden text, BF16 as GGUF" "$golden" text "$BUILD/demo-BF16.gguf" "$fixtures/demo.golden.json"
@@ -114,7 +142,8 @@ stage_golden() {
     refuse "a wrong piece" "$golden" pretokenize "$bad/pretokenize.json"
     cp "$fixtures/gguf_types.gguf" "$bad/" && $spoil "$fixtures/gguf_types.safetensors" "$bad/gguf_types.safetensors" iq1_m
     refuse "a wrong value of a block type" "$golden" gguf-types "$bad/gguf_types"
-    refuse "a wrong perplexity" "$golden" generate --perplexity 1.27342 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
+    refuse "a wrong perplexity" "$golden" generate --perplexity 1.27342 "$BUILD/demo-Q4_0-F32.gguf" "$fixtures/demo.golden.json"
+    refuse "another model's perplexity" "$golden" generate --like "$models/demo" --tolerance 1e-5 "$BUILD/demo-q4_k.gguf" "$fixtures/demo.golden.json"
     echo '{}' >"$bad/empty.json" # nothing to compare is no match
     refuse "a file without texts" "$golden" text "$models/demo" "$bad/empty.json"
     refuse "a file without answers" "$golden" generate "$models/demo" "$bad/empty.json"

@@ -2,7 +2,7 @@
  * greedy answers.  Goes through the public API, as the server does.
  *
  * --perplexity X: the model is a quantised one.  It need not agree with the file, but its perplexity over the documents
- * must be X, give or take Y of it. */
+ * must be X, give or take Y of it.  --like MODEL: X is the perplexity of that model. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,12 +126,14 @@ static void read_ids(const cJSON *array, struct l4_tokens *ids) {
 /* What is asked for on the command line. */
 struct wanted {
     const char *experts, *gemm;
+    const char *like;  /* NULL: no other model */
     double perplexity; /* negative: what the file says, and greedy answers too */
     double tolerance;
 };
 
-static bool check_nll(struct session *session, const cJSON *documents, const struct wanted *wanted) {
-    size_t n = (size_t)cJSON_GetArraySize(documents), i = 0, n_matched = 0, n_tokens = 0;
+/* The documents, each with its summed negative log-likelihood: answers [n], the caller's. */
+static struct answer *score_documents(struct session *session, const cJSON *documents) {
+    size_t n = (size_t)cJSON_GetArraySize(documents), i = 0;
     struct answer *answers = answers_new(n);
     const cJSON *document;
     cJSON_ArrayForEach(document, documents) {
@@ -147,8 +149,24 @@ static bool check_nll(struct session *session, const cJSON *documents, const str
         l4_tokens_free(&prompt);
     }
     wait_for_all(session, answers, n);
-    double nll = 0, want_nll = 0, worst = 0;
-    i = 0;
+    return answers;
+}
+
+static double perplexity_of(const struct answer *answers, size_t n) {
+    double nll = 0;
+    size_t n_tokens = 0;
+    for (size_t i = 0; i < n; i++) {
+        nll += answers[i].prompt_nll;
+        n_tokens += answers[i].n_scored;
+    }
+    return exp(nll / (double)n_tokens);
+}
+
+static bool check_nll(struct session *session, const cJSON *documents, const struct wanted *wanted) {
+    size_t n = (size_t)cJSON_GetArraySize(documents), i = 0, n_matched = 0, n_tokens = 0;
+    struct answer *answers = score_documents(session, documents);
+    double want_nll = 0, worst = 0;
+    const cJSON *document;
     cJSON_ArrayForEach(document, documents) {
         const struct answer *answer = &answers[i++];
         double want = member(document, "nll", cJSON_IsNumber)->valuedouble;
@@ -156,13 +174,12 @@ static bool check_nll(struct session *session, const cJSON *documents, const str
         bool same_length = answer->n_scored + 1 == (size_t)member(document, "tokens", cJSON_IsNumber)->valueint;
         n_matched += same_length && error <= NLL_TOLERANCE;
         worst = error > worst ? error : worst;
-        nll += answer->prompt_nll;
         want_nll += want;
         n_tokens += answer->n_scored;
     }
-    double perplexity = exp(nll / (double)n_tokens), want = exp(want_nll / (double)n_tokens);
+    double perplexity = perplexity_of(answers, n), want = exp(want_nll / (double)n_tokens);
+    answers_free(answers, n);
     if (wanted->perplexity >= 0) {
-        answers_free(answers, n);
         bool near = fabs(perplexity / wanted->perplexity - 1) <= wanted->tolerance;
         printf("perplexity %.6f, expected %.6f within %.0e: %s (%.6f before quantisation)\n", perplexity,
                wanted->perplexity, wanted->tolerance, near ? "equal" : "DIFFERENT", want);
@@ -171,7 +188,6 @@ static bool check_nll(struct session *session, const cJSON *documents, const str
     bool same = llround(perplexity * 1e4) == llround(want * 1e4);
     printf("nll: %zu of %zu match, largest error a token %.2e; perplexity %.6f, expected %.6f: %s to 4 digits\n",
            n_matched, n, worst, perplexity, want, same ? "equal" : "DIFFERENT");
-    answers_free(answers, n);
     return n > 0 && n_matched == n && same;
 }
 
@@ -232,6 +248,18 @@ static bool check_greedy(struct session *session, const cJSON *cases) {
     return n > 0 && n_matched + n_close == n;
 }
 
+static double perplexity_of_model(const struct wanted *wanted, const cJSON *file) {
+    struct session session;
+    const cJSON *documents = member(file, "nll", cJSON_IsArray);
+    size_t n = (size_t)cJSON_GetArraySize(documents);
+    open_model(&session, wanted->like, "auto", wanted->gemm);
+    struct answer *answers = score_documents(&session, documents);
+    double perplexity = perplexity_of(answers, n);
+    answers_free(answers, n);
+    session_close(&session);
+    return perplexity;
+}
+
 static bool check_all(const char *model, const struct wanted *wanted, const cJSON *file) {
     bool has_nll = cJSON_HasObjectItem(file, "nll"), has_greedy = cJSON_HasObjectItem(file, "greedy"), ok = true;
     struct session session;
@@ -257,6 +285,8 @@ int golden_generate(int argc, char **argv) {
             wanted.gemm = argv[i + 1];
         else if (strcmp(argv[i], "--perplexity") == 0)
             wanted.perplexity = atof(argv[i + 1]);
+        else if (strcmp(argv[i], "--like") == 0)
+            wanted.like = argv[i + 1];
         else if (strcmp(argv[i], "--tolerance") == 0)
             wanted.tolerance = atof(argv[i + 1]);
         else
@@ -266,6 +296,8 @@ int golden_generate(int argc, char **argv) {
         return GOLDEN_USAGE;
     cJSON *file = golden_read_json(argv[i + 1]);
     bool ok = true;
+    if (wanted.like)
+        wanted.perplexity = perplexity_of_model(&wanted, file);
     if (strcmp(wanted.experts, "all") == 0) {
         for (const char *const *name = l4_engine_experts_names(); *name; name++) {
             wanted.experts = *name;
