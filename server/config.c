@@ -463,3 +463,20 @@ void config_print_help(FILE *out) {
             fprintf(out, "        default %s\n", setting->default_text);
     }
 }
+
+void config_engine_options(const struct config *config, struct l4_engine_options *options) {
+    l4_engine_options_init(options);
+    options->model = config->model;
+    options->experts_implementation = config->experts_implementation;
+    options->gemm = config->gemm;
+    options->quantization = config->quantization;
+    options->weight_cache = config->weight_cache;
+    options->verify = config->verify;
+    options->threads = (int)config->threads;
+    options->max_context_tokens = config->max_context;
+    options->kv_cache_bytes = config->kv_cache;
+    options->max_running = (int)config->max_running;
+    options->max_queue = (int)config->max_queue;
+    options->max_step_ms = (int)config->max_step_ms;
+    options->max_chunk_tokens = (int)config->max_chunk_tokens;
+}

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "llama4/error.h"
+#include "llama4/engine.h"
 
 struct config_opt_int {
     bool is_set;
@@ -61,6 +61,9 @@ int config_check(const struct config *config, struct config_errors *errors) L4_M
  * setting that differs, whether it was taken or needs a restart. */
 void config_reload(struct config *to, const struct config *from,
                    void (*changed)(void *user, const char *name, bool is_reloadable), void *user);
+
+/* config_engine_options - the engine's options as set; callbacks stay empty, strings are borrowed. */
+void config_engine_options(const struct config *config, struct l4_engine_options *options);
 
 /* config_print - the settings as a file: each with its help, commented out where it has its default. */
 void config_print(const struct config *config, FILE *out);

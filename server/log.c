@@ -110,9 +110,12 @@ const char *log_quote(char *out, size_t out_bytes, const char *text) {
 void log_progress(const char *what, double fraction) {
     if (!isatty(STDERR_FILENO))
         return;
-    char line[128];
-    int len =
-        snprintf(line, sizeof(line), "\r\033[K%.60s %3d%%%s", what, (int)(fraction * 100), fraction >= 1 ? "\n" : "");
+    enum { BAR_CELLS = 30 };
+    static const char full[] = "##############################", empty[] = "..............................";
+    char line[160];
+    int cells = fraction >= 1 ? BAR_CELLS : (int)(fraction * BAR_CELLS);
+    int len = snprintf(line, sizeof(line), "\r\033[K[%.*s%.*s] %3d%% %.80s%s", cells, full, BAR_CELLS - cells, empty,
+                       (int)(fraction * 100), what, fraction >= 1 ? "\n" : "");
     pthread_mutex_lock(&terminal_lock);
     write_all(line, (size_t)len);
     progress_shown = fraction < 1;

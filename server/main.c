@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/cmd_bench.h"
 #include "server/cmd_quantize.h"
 #include "server/serve.h"
 
@@ -22,8 +23,9 @@ static void print_help(void) {
          "  llama4d quantize [--force] [--threads N] SRC OUT.gguf TYPE\n"
          "        write a checkpoint (a directory or a GGUF file) as a GGUF file; TYPE is q8_0, q4_0, q4_k, bf16, f16 "
          "or\n"
-         "        f32; --force: OUT.gguf may be there already\n"
-         "  llama4d --help, llama4d --version\n"
+         "        f32; --force: OUT.gguf may be there already");
+    bench_print_help(stdout);
+    puts("  llama4d --help, llama4d --version\n"
          "\n"
          "Settings: defaults, then the file, then the flags.\n");
     config_print_help(stdout);
@@ -97,6 +99,8 @@ int main(int argc, char **argv) {
             return EXIT_USAGE;
         return serve ? command_serve(&source) : command_check_config(&source);
     }
+    if (strcmp(command, "bench") == 0)
+        return cmd_bench(argc - 2, argv + 2);
     if (strcmp(command, "quantize") == 0)
         return cmd_quantize(argc - 2, argv + 2);
     if (argc == 2 && strcmp(command, "--help") == 0) {
@@ -107,6 +111,6 @@ int main(int argc, char **argv) {
         printf("llama4d %s\n", VERSION);
         return EXIT_SUCCESS;
     }
-    fprintf(stderr, "usage: llama4d serve|check-config|quantize|--help|--version\n");
+    fprintf(stderr, "usage: llama4d serve|check-config|bench|quantize|--help|--version\n");
     return EXIT_USAGE;
 }

@@ -59,7 +59,7 @@ stage_unit() {
 
 stage_kernels() {
     local program
-    for program in test_kernels test_packed; do
+    for program in test_kernels test_packed test_limits; do
         count "$program, native" "$BUILD/tests/kernels/$program"
     done
 }

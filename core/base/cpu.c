@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 void cpu_features(struct cpu_features *features) {
@@ -19,8 +21,10 @@ void cpu_features(struct cpu_features *features) {
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     features->avx512_vnni = features->avx512 && __builtin_cpu_supports("avx512vnni");
     features->avx512_bf16 = features->avx512 && __builtin_cpu_supports("avx512bf16");
+    features->avx_vnni = features->avx2 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1 << 4);
 #elif defined(__aarch64__)
     features->neon = true;
+    features->neon_dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 #endif
 }
 

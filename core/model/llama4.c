@@ -338,6 +338,14 @@ int llama4_open(struct llama4 **out, const struct checkpoint *checkpoint, const 
     return 0;
 }
 
+void llama4_set_experts(struct llama4 *model, const struct experts_backend *backend) {
+    model->backend = backend;
+}
+
+const struct llama4_weights *llama4_model_weights(const struct llama4 *model) {
+    return &model->weights;
+}
+
 void llama4_close(struct llama4 *model) {
     if (!model)
         return;

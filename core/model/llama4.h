@@ -36,6 +36,12 @@ int llama4_open(struct llama4 **out, const struct checkpoint *checkpoint, const 
                 struct l4_err *err) L4_MUST_CHECK;
 void llama4_close(struct llama4 *model);
 
+/* llama4_set_experts - the backend of the steps from now on. */
+void llama4_set_experts(struct llama4 *model, const struct experts_backend *backend);
+/* The weights as the model multiplies with them (llama4_weights.h), borrowed until close. */
+struct llama4_weights;
+const struct llama4_weights *llama4_model_weights(const struct llama4 *model);
+
 /* llama4_forward - one step: writes the keys and values of every segment, advances their KV, and computes logits.
  *   logits [sum of n_logits, vocab_size] f32, caller's, in segment order.
  *   A row's logits depend on its own sequence alone, bit for bit, where backend and gemm are batch-invariant.

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "llama4/engine.h"
+#include "llama4/bench.h"
 
 static const char TOKENIZER[] = "tests/models/demo/tokenizer.json";
 static const char ANSWER[] = "Paris is the capital of France. The cat sat on the mat. ";
@@ -465,4 +465,36 @@ void l4_engine_stats(struct l4_engine *engine, struct l4_engine_stats *stats) {
     pthread_mutex_lock(&engine->lock);
     *stats = engine->stats;
     pthread_mutex_unlock(&engine->lock);
+}
+
+/* ---- the bench measures real engines only ----------------------------------------------------------------------- */
+
+int l4_bench_open(struct l4_bench **out, const struct l4_engine_options *options, int64_t max_tokens, int max_batch,
+                  struct l4_err *err) {
+    (void)out, (void)options, (void)max_tokens, (void)max_batch;
+    return l4_err_set(err, L4_E_UNSUPPORTED, "the fake engine computes nothing");
+}
+
+void l4_bench_close(struct l4_bench *bench) {
+    (void)bench;
+}
+
+void l4_bench_info(const struct l4_bench *bench, struct l4_bench_info *info) {
+    (void)bench, (void)info;
+}
+
+void l4_bench_limits(struct l4_bench *bench, struct l4_bench_limits *limits) {
+    (void)bench, (void)limits;
+}
+
+int l4_bench_run(struct l4_bench *bench, const struct l4_bench_test *test, struct l4_bench_result *result,
+                 struct l4_err *err) {
+    (void)bench, (void)test, (void)result;
+    return l4_err_set(err, L4_E_UNSUPPORTED, "the fake engine computes nothing");
+}
+
+int l4_bench_experts(struct l4_bench *bench, const char *experts, int64_t n_tokens, unsigned layer, uint64_t seed,
+                     double *seconds, struct l4_err *err) {
+    (void)bench, (void)experts, (void)n_tokens, (void)layer, (void)seed, (void)seconds;
+    return l4_err_set(err, L4_E_UNSUPPORTED, "the fake engine computes nothing");
 }
