@@ -2,33 +2,31 @@
 
 #include "core/cache/kv.h"
 
-static void add(double *weights, double *bytes, const struct tensor *tensor, double share) {
-    if (!tensor->data)
+static void add(double *n_weights, double *bytes, const struct matrix *w) {
+    if (!w || !w->data)
         return;
-    *weights += (double)tensor_elements(tensor) * share;
-    *bytes += (double)tensor->size_bytes * share;
+    *n_weights += (double)(w->n * w->k);
+    *bytes += (double)dtype_bytes(w->type, w->n * w->k);
 }
 
-void bench_work_init(struct bench_work *work, const struct checkpoint *checkpoint) {
-    const struct checkpoint_weights *weights = checkpoint_weights(checkpoint);
-    const struct model_config *config = checkpoint_config(checkpoint);
+void bench_work_init(struct bench_work *work, const struct model_config *config, const struct llama4_weights *weights) {
     *work = (struct bench_work){
         .config = config,
-        .embedding_bytes = (double)weights->embed_tokens.size_bytes / config->vocab_size,
+        .embedding_bytes = (double)dtype_bytes(weights->embed_tokens.type, config->hidden_size),
         .kv_bytes = (double)kv_page_bytes(config) / KV_PAGE_TOKENS,
     };
-    add(&work->head_weights, &work->head_bytes, &weights->lm_head, 1);
+    add(&work->head_weights, &work->head_bytes, &weights->lm_head);
     for (int i = 0; i < config->n_layers; i++) {
-        const struct layer_weights *from = &weights->layers[i];
+        const struct llama4_layer *from = &weights->layers[i];
         struct layer_work *to = &work->layers[i];
-        const struct tensor *const dense[] = {&from->q_proj,    &from->k_proj,  &from->v_proj,    &from->o_proj,
+        const struct matrix *const dense[] = {&from->q_proj,    &from->k_proj,  &from->v_proj,    &from->o_proj,
                                               &from->gate_proj, &from->up_proj, &from->down_proj, &from->router};
-        const struct tensor *const experts[] = {&from->gate_up_proj, &from->experts_gate, &from->experts_up,
-                                                &from->experts_down};
+        const struct matrix *const expert[] = {from->experts.gate_up, from->experts.gate, from->experts.up,
+                                               from->experts.down};
         for (size_t j = 0; j < sizeof dense / sizeof *dense; j++)
-            add(&to->dense_weights, &to->dense_bytes, dense[j], 1);
-        for (size_t j = 0; j < sizeof experts / sizeof *experts; j++)
-            add(&to->expert_weights, &to->expert_bytes, experts[j], 1.0 / config->n_experts);
+            add(&to->dense_weights, &to->dense_bytes, dense[j]);
+        for (size_t j = 0; j < sizeof expert / sizeof *expert; j++) /* the first stands for all */
+            add(&to->expert_weights, &to->expert_bytes, expert[j]);
     }
 }
 

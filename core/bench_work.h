@@ -2,9 +2,9 @@
 #ifndef CORE_BENCH_WORK_H
 #define CORE_BENCH_WORK_H
 
-#include "core/format/checkpoint.h"
+#include "core/model/llama4_weights.h"
 
-/* One kind of layer-independent figures of each layer, from the shapes in the checkpoint. */
+/* What a layer's matrices hold. */
 struct layer_work {
     double dense_weights, dense_bytes;   /* multiplied with every token: attention, router, shared expert or MLP */
     double expert_weights, expert_bytes; /* of one routed expert */
@@ -18,7 +18,8 @@ struct bench_work {
     struct layer_work layers[CONFIG_MAX_LAYERS];
 };
 
-void bench_work_init(struct bench_work *work, const struct checkpoint *checkpoint);
+/* bench_work_init - config is borrowed.  Packed or not, a matrix counts with the bytes of its type. */
+void bench_work_init(struct bench_work *work, const struct model_config *config, const struct llama4_weights *weights);
 
 /* bench_work_ops - of a step of n_tokens tokens, n_logits of which get logits. */
 double bench_work_ops(const struct bench_work *work, int64_t n_tokens, int64_t n_logits);

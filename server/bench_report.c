@@ -100,7 +100,7 @@ void bench_print_text(const struct bench_report *report, FILE *out) {
     const struct l4_engine_info *info = &report->info.engine;
     fprintf(out,
             "%s: %s, %.1fM parameters (%.1fM active); %d threads, kernels %s, gemm %s, activations %s\n"
-            "medians of %d runs (least to most); limits and tests take turns\n\n",
+            "medians of up to %d runs (least to most); limits and tests take turns\n\n",
             info->name, info->quantization, (double)info->parameters * 1e-6, (double)info->active_parameters * 1e-6,
             info->threads, info->cpu_kernels, info->gemm, report->info.activations, report->repeats);
     for (int i = 0; i < BENCH_N_LIMITS; i++) {
@@ -108,8 +108,8 @@ void bench_print_text(const struct bench_report *report, FILE *out) {
         fprintf(out, "limit: %-20s %9.1f %-8s (%.1f to %.1f)\n", LIMITS[i].name, median(limit) * 1e-9, LIMITS[i].unit,
                 quantile(limit, 0) * 1e-9, quantile(limit, 1) * 1e-9);
     }
-    fprintf(out, "\n%-13s %-12s %5s %10s %-22s %9s %9s %8s %9s\n", "test", "experts", "batch", "tokens/s",
-            "(least to most)", "of limit", "Gop/token", "MB/token", "experts");
+    fprintf(out, "\n%-13s %-12s %5s %10s %-22s %9s %9s %8s %9s %5s\n", "test", "experts", "batch", "tokens/s",
+            "(least to most)", "of limit", "Gop/token", "MB/token", "experts", "runs");
     for (int i = 0; i < report->n_rows; i++) {
         const struct bench_row *row = &report->rows[i];
         const double tokens = row_tokens(row);
@@ -117,9 +117,10 @@ void bench_print_text(const struct bench_report *report, FILE *out) {
         snprintf(test, sizeof(test), "%s %lld", test_name(row), (long long)(row->test.n_prompt + row->test.n_gen));
         snprintf(range, sizeof(range), "(%.1f to %.1f)", tokens / quantile(&row->seconds, 1),
                  tokens / quantile(&row->seconds, 0));
-        fprintf(out, "%-13s %-12s %5d %10.1f %-22s %8.1f%% %9.3f %8.1f %9.1f\n", test, row->test.experts,
+        fprintf(out, "%-13s %-12s %5d %10.1f %-22s %8.1f%% %9.3f %8.1f %9.1f %5d\n", test, row->test.experts,
                 row->test.batch, tokens / median(&row->seconds), range, 100 * bench_share(report, row),
-                row->result.ops / tokens * 1e-9, row->result.bytes / tokens * 1e-6, row->result.distinct_experts);
+                row->result.ops / tokens * 1e-9, row->result.bytes / tokens * 1e-6, row->result.distinct_experts,
+                row->seconds.n);
     }
     fprintf(out,
             "\nof limit: of a prefill its operations at the %s rate; of a decode that or its bytes at the memory's, "

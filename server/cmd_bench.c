@@ -12,6 +12,8 @@ enum {
     EXIT_USAGE = 2,
     MAX_BATCHES = 16,
     MAX_TEST_TOKENS = 1 << 20,
+    ROW_RUNS_MIN = 2,       /* however slow a test is; more only while they take ... */
+    ROW_S = 60,             /* ... less than this together */
     EXPERTS_ROUNDS = 3,     /* of the table for every repeat of the tests: they are short */
     EXPERTS_ROUNDS_MIN = 3, /* and at least that many ... */
     EXPERTS_ROW_S = 20      /* ... even where a row takes longer than this */
@@ -42,7 +44,8 @@ void bench_print_help(FILE *out) {
           "        -n TOKENS   tokens to decode in each sequence; 0 = no decode (default 64)\n"
           "        -b LIST     sequences decoded together, such as 1,4,16 (default 1)\n"
           "        -t THREADS  as --threads\n"
-          "        -r REPEATS  of each test, of which the median counts (default 5)\n"
+          "        -r REPEATS  of each test, of which the median counts (default 5);\n"
+          "                    a test that takes long is repeated less often\n"
           "        --experts   backend to measure; all = each of them, and a table of them by number of tokens\n",
           out);
 }
@@ -170,9 +173,14 @@ static void measure_limits(struct bench_run *run) {
 
 static int measure_row(struct bench_run *run, struct bench_row *row, bool counts, struct l4_err *err) {
     char what[64];
+    double spent_s = 0;
+    for (int i = 0; i < row->seconds.n; i++)
+        spent_s += row->seconds.values[i];
     snprintf(what, sizeof(what), "%s of %lld x %d, %s", row->test.n_gen > 0 ? "decode" : "prefill",
              (long long)(row->test.n_gen + row->test.n_prompt), row->test.batch, row->test.experts);
     show(run, what);
+    if (row->seconds.n >= ROW_RUNS_MIN && spent_s > ROW_S)
+        return 0;
     int rc = l4_bench_run(run->bench, &row->test, &row->result, err);
     if (rc == 0 && counts)
         bench_series_add(&row->seconds, row->result.seconds);

@@ -7,7 +7,7 @@
  *          prompt the last, of each decode step every sequence's.  Norms, rotations, softmax and the products of
  *          attention itself (below 1% of Scout's at 512 tokens) are left out.
  *   bytes  for every step of the model: each weight matrix once, of the routed experts only those that were hit, in the
- *          bytes of the checkpoint; the embeddings of the tokens; the keys and values that they see (of a prompt's step
+ *          bytes of its type; the embeddings of the tokens; the keys and values that they see (of a prompt's step
  *          once, of a decoded token each). */
 #ifndef LLAMA4_BENCH_H
 #define LLAMA4_BENCH_H

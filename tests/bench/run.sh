@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What kernels, engine and server reach on this machine.  BUILD names the build directory, MODEL the checkpoint.
+# What kernels, engine and server reach on this machine.  BUILD names the build directory, MODEL the checkpoint that is
+# served.  TYPE, SHAPE and LAYERS say what make_model writes for `llama4d bench`, BENCH_FLAGS how that is run.
 set -eu
 cd "$(dirname "$0")/../.."
 BUILD=${BUILD:-build} MODEL=${MODEL:-tests/models/demo}
@@ -7,8 +8,17 @@ BUILD=${BUILD:-build} MODEL=${MODEL:-tests/models/demo}
 echo "== kernels: own beside OpenBLAS"
 "$BUILD/bench/kernels"
 
-echo "== experts backends"
-"$BUILD/bench/bench_experts"
+echo "== llama4d bench on a generated file"
+generated=$BUILD/bench/model.gguf
+trap 'rm -f "$generated"' EXIT
+"$BUILD/bench/make_model" "$generated" --type "${TYPE:-q4_0}" --shape "${SHAPE:-scout}" --layers "${LAYERS:-1}"
+# shellcheck disable=SC2086
+"$BUILD/llama4d" bench -m "$generated" -p 512 -n 32 -b 1,4,16 -t "$(nproc)" --experts all ${BENCH_FLAGS:--r 3} \
+    --format json >"$BUILD/bench/bench.json"
+rm -f "$generated"
+/usr/bin/python3 tests/bench/report.py "$BUILD/bench/bench.json" "$BUILD/bench/report.md" "$BUILD/bench/report.svg"
+cat "$BUILD/bench/report.md"
+echo "(also in $BUILD/bench/report.md, with the plot in report.svg)"
 
 echo "== engine, and the server over HTTP: in turns, so that a slow moment hits both"
 log=$(mktemp)
