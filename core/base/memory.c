@@ -4,7 +4,8 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <string.h>
+
+#include "core/base/cgroup.h"
 
 /* The first number in a file; false if there is none ("max", or no such file). */
 static bool read_number(const char *path, int64_t *value) {
@@ -32,41 +33,21 @@ static void read_meminfo(struct memory_limits *limits, const char *root) {
     fclose(file);
 }
 
-/* The limits of a group and of all groups above it.  group: "/a/b", written to. */
-static void read_groups(struct memory_limits *limits, const char *root, const char *mount, const char *file_name,
-                        char *group) {
-    for (;;) {
+/* Version 2, version 1. */
+static void read_group(void *ctx, const char *directory) {
+    static const char *const names[] = {"memory.max", "memory.limit_in_bytes"};
+    struct memory_limits *limits = ctx;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char path[PATH_MAX];
         int64_t bytes;
-        int n = snprintf(path, sizeof path, "%s/sys/fs/cgroup%s%s/%s", root, mount, group, file_name);
+        int n = snprintf(path, sizeof path, "%s/%s", directory, names[i]);
         if (n > 0 && (size_t)n < sizeof path && read_number(path, &bytes) && bytes < limits->cgroup_bytes)
             limits->cgroup_bytes = bytes;
-        char *slash = strrchr(group, '/');
-        if (!slash)
-            return;
-        *slash = '\0';
     }
 }
 
 void memory_limits_read(struct memory_limits *limits, const char *root) {
-    char path[PATH_MAX], line[PATH_MAX];
     *limits = (struct memory_limits){INT64_MAX, INT64_MAX, INT64_MAX};
     read_meminfo(limits, root);
-    snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
-    FILE *file = fopen(path, "r");
-    if (!file)
-        return;
-    /* ID:CONTROLLERS:GROUP; version 2 has one line without controllers, version 1 one for memory. */
-    while (fgets(line, sizeof line, file)) {
-        line[strcspn(line, "\n")] = '\0';
-        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!group)
-            continue;
-        *group++ = '\0';
-        if (controllers[1] == '\0')
-            read_groups(limits, root, "", "memory.max", group);
-        else if (strcmp(controllers + 1, "memory") == 0)
-            read_groups(limits, root, "/memory", "memory.limit_in_bytes", group);
-    }
-    fclose(file);
+    cgroup_walk(root, "memory", read_group, limits);
 }

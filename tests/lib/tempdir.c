@@ -7,10 +7,12 @@
 
 #include <cmocka.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void tempdir_init(struct tempdir *dir) {
@@ -37,19 +39,30 @@ static void remove_entries(const char *path, int levels) {
 }
 
 void tempdir_fini(struct tempdir *dir) {
-    remove_entries(dir->path, 1);
+    remove_entries(dir->path, TEMPDIR_MAX_DEPTH);
 }
 
 const char *tempdir_file(const struct tempdir *dir, const char *name) {
-    static char paths[8][256];
+    static char paths[8][TEMPDIR_PATH_BYTES];
     static unsigned next;
     char *path = paths[next++ % 8];
     assert_true(snprintf(path, sizeof paths[0], "%s/%s", dir->path, name) < (int)sizeof paths[0]);
     return path;
 }
 
+static void make_directories(const char *path) {
+    char parent[TEMPDIR_PATH_BYTES];
+    strcpy(parent, path);
+    for (char *slash = strchr(parent + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        assert_true(mkdir(parent, 0700) == 0 || errno == EEXIST);
+        *slash = '/';
+    }
+}
+
 const char *tempdir_write(const struct tempdir *dir, const char *name, const void *bytes, size_t n_bytes) {
     const char *path = tempdir_file(dir, name);
+    make_directories(path);
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
     assert_int_equal(fwrite(bytes, 1, n_bytes, file), n_bytes);

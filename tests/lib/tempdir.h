@@ -5,15 +5,16 @@
 #include <stddef.h>
 
 /* All of it fails the cmocka test that runs when the system refuses. */
+enum { TEMPDIR_MAX_DEPTH = 12, TEMPDIR_PATH_BYTES = 256 };
 struct tempdir {
     char path[64];
 };
 void tempdir_init(struct tempdir *dir);
-void tempdir_fini(struct tempdir *dir); /* removes the files in it and in its subdirectories, one level deep */
+void tempdir_fini(struct tempdir *dir); /* removes the files in it and in its subdirectories, to TEMPDIR_MAX_DEPTH */
 
 /* tempdir_file - DIR/name in one of eight static buffers, used in turn. */
 const char *tempdir_file(const struct tempdir *dir, const char *name);
-/* tempdir_write - write a file; returns its path as tempdir_file does. */
+/* tempdir_write - write a file, with the directories that its name wants; returns its path as tempdir_file does. */
 const char *tempdir_write(const struct tempdir *dir, const char *name, const void *bytes, size_t n_bytes);
 const char *tempdir_puts(const struct tempdir *dir, const char *name, const char *text);
 
