@@ -4,9 +4,9 @@ SANITIZE ?=
 WERROR   ?=
 
 DEPS := build-essential pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev \
-        uthash-dev libinih-dev libxxhash-dev libcmocka-dev python3-pytest python3-requests clang clang-format \
-        libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
-PKGS := libmicrohttpd libuv libcjson openblas libpcre2-8 inih libxxhash
+        uthash-dev libinih-dev libxxhash-dev libnuma-dev libcmocka-dev python3-pytest python3-requests clang \
+        clang-format libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+PKGS := libmicrohttpd libuv libcjson openblas libpcre2-8 inih libxxhash numa
 
 # Asked once, when first needed: `make deps` may have to install them before.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
@@ -105,7 +105,7 @@ $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(BUILD)/libtest.a $(BUILD)/libco
 
 # The kernel tests for arm64, for qemu-user: without the libraries, which this machine has for itself only.
 ARM64_CC  ?= aarch64-linux-gnu-gcc
-ARM64_SRC := $(wildcard core/kernels/*.c core/base/*.c) core/format/tensor.c $(wildcard core/format/dequant*.c)
+ARM64_SRC := $(wildcard core/kernels/*.c) $(filter-out core/base/placement.c,$(wildcard core/base/*.c)) core/format/tensor.c $(wildcard core/format/dequant*.c)
 ARM64_HDR := $(wildcard tests/kernels/*.h core/kernels/*.h core/base/*.h core/format/tensor.h core/format/dequant*.h include/llama4/*.h)
 ARM64_BIN := $(KERNEL_SRC:tests/kernels/%.c=$(BUILD)/arm64/%)
 $(BUILD)/arm64/%: tests/kernels/%.c $(ARM64_SRC) $(ARM64_HDR)

@@ -49,6 +49,7 @@ void l4_engine_options_init(struct l4_engine_options *options) {
         .experts_implementation = "auto",
         .gemm = "own",
         .quantization = "none",
+        .numa = "off",
         .max_running = 32,
         .max_queue = 256,
         .max_step_ms = 500,
@@ -70,6 +71,11 @@ const char *const *l4_engine_gemm_names(void) {
 
 const char *const *l4_engine_quantization_names(void) {
     return engine_quantization_names();
+}
+
+const char *const *l4_engine_numa_names(void) {
+    static const char *const names[] = {[ENGINE_NUMA_OFF] = "off", [ENGINE_NUMA_INTERLEAVE] = "interleave", NULL};
+    return names;
 }
 
 const struct l4_tokenizer *l4_engine_tokenizer(const struct l4_engine *engine) {
@@ -198,6 +204,7 @@ int engine_open_with(struct l4_engine **out, const struct l4_engine_options *opt
         engine_free(engine);
         return l4_err_set(err, L4_E_INTERNAL, "cannot start the engine's thread: %s", strerror(rc));
     }
+    engine_parts_started(&engine->parts, options, engine->thread);
     *out = engine;
     return 0;
 }

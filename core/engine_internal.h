@@ -2,7 +2,9 @@
 #ifndef CORE_ENGINE_INTERNAL_H
 #define CORE_ENGINE_INTERNAL_H
 
+#include "core/base/cpus.h"
 #include "core/base/memory.h"
+#include "core/base/placement.h"
 #include "core/base/pool.h"
 #include "core/format/checkpoint.h"
 #include "core/kernels/gemm.h"
@@ -39,12 +41,18 @@ int engine_budget(struct engine_budget *budget, const struct l4_engine_options *
 struct engine_overrides {
     const struct kernels *kernels; /* NULL = the best for this processor */
     struct sched_hooks hooks;
-    const char *memory_root; /* where proc and sys are looked for; NULL = "" */
+    const char *system_root; /* where proc and sys are looked for; NULL = "" */
 };
+
+/* As l4_engine_numa_names lists them. */
+enum engine_numa { ENGINE_NUMA_OFF, ENGINE_NUMA_INTERLEAVE };
 
 struct engine_parts {
     struct checkpoint *checkpoint;
     struct l4_tokenizer *tokenizer; /* may be NULL */
+    struct cpus cpus;
+    struct placement placement_before; /* of the opening thread */
+    bool interleaving;                 /* while it opens: threads that start inherit it */
     struct pool *pool;
     struct arena gemm_arena;
     struct exec exec;
@@ -65,6 +73,11 @@ int engine_parts_open(struct engine_parts *parts, const struct l4_engine_options
 void engine_parts_close(struct engine_parts *parts);
 
 const char *const *engine_quantization_names(void);
+
+/* engine_parts_started - once all threads of the engine run: put the workers, `engine_thread` as the first of them, on
+ * cores of their own where options->pin_threads says so (a system that does not allow it gets a warning), and end for
+ * the calling thread what numa = interleave changed.  From the thread that called engine_parts_open. */
+void engine_parts_started(struct engine_parts *parts, const struct l4_engine_options *options, pthread_t engine_thread);
 
 /* The engine's clock: seconds, monotonic.  ctx is not used. */
 double engine_now_s(void *ctx);

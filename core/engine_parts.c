@@ -1,10 +1,10 @@
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "core/base/checked.h"
-#include "core/base/cpu.h"
 #include "core/engine_internal.h"
 #include "core/kernels/packed.h"
 
@@ -191,11 +191,33 @@ static int open_files(struct engine_parts *parts, const struct l4_engine_options
     return parts->name ? 0 : l4_err_set(err, L4_E_NOMEM, "no memory for the model's name");
 }
 
+/* How many threads, and the line that says from what. */
+static int choose_threads(int *n_threads, const struct engine_parts *parts, const struct l4_engine_options *options,
+                          struct l4_err *err) {
+    const struct cpus *cpus = &parts->cpus;
+    char quota[32] = "none";
+    int most = options->pin_threads && cpus->n_allowed < L4_MAX_THREADS ? cpus->n_allowed : L4_MAX_THREADS;
+    int n_auto = cpus_threads(cpus);
+    *n_threads = options->threads > 0 ? options->threads : n_auto < most ? n_auto : most;
+    if (*n_threads > most)
+        return l4_err_set(err, L4_E_INVALID,
+                          "threads is %d, but pin_threads has only %d hardware threads to put them on", *n_threads,
+                          most);
+    if (isfinite(cpus->quota))
+        snprintf(quota, sizeof quota, "%.4g processors", cpus->quota);
+    say(options, L4_LOG_INFO,
+        "%d thread%s%s; %d physical cores (%d hardware threads) allowed, CPU quota %s, %d NUMA %s", *n_threads,
+        *n_threads == 1 ? "" : "s", options->pin_threads ? ", pinned" : "", cpus->n_cores, cpus->n_allowed, quota,
+        cpus->n_nodes, cpus->n_nodes == 1 ? "node" : "nodes");
+    return 0;
+}
+
 static int open_exec(struct engine_parts *parts, const struct l4_engine_options *options, const struct kernels *kernels,
                      struct l4_err *err) {
-    int n_threads = options->threads > 0 ? options->threads : cpu_threads_auto();
-    int gemm = GEMM_OWN;
-    int rc = find_name(&gemm, "gemm", options->gemm, gemm_impl_names(), err);
+    int n_threads, gemm = GEMM_OWN;
+    int rc = choose_threads(&n_threads, parts, options, err);
+    if (rc == 0)
+        rc = find_name(&gemm, "gemm", options->gemm, gemm_impl_names(), err);
     parts->exec.gemm = (enum gemm_impl)gemm;
     if (rc == 0)
         rc = experts_backend_find(&parts->backend, options->experts_implementation, err);
@@ -313,13 +335,32 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
         engine_mib(parts->budget.kv_bytes), (long long)info->kv_capacity_tokens);
 }
 
+static const char *system_root(const struct engine_overrides *overrides) {
+    return overrides->system_root ? overrides->system_root : "";
+}
+
+static void interleave(struct engine_parts *parts, const struct l4_engine_options *options) {
+    struct l4_err err;
+    if (parts->cpus.n_nodes == 1) {
+        say(options, L4_LOG_INFO, "numa = interleave has nothing to do: there is one node");
+        return;
+    }
+    parts->interleaving = placement_interleave(&parts->placement_before, &err) == 0;
+    if (!parts->interleaving)
+        say(options, L4_LOG_WARN, "%s", err.message);
+}
+
+static void end_interleaving(struct engine_parts *parts) {
+    if (parts->interleaving)
+        placement_restore(&parts->placement_before);
+    parts->interleaving = false;
+}
+
 static int open_parts(struct engine_parts *parts, const struct l4_engine_options *options,
                       const struct engine_overrides *overrides, struct l4_err *err) {
     struct memory_limits memory;
-    memory_limits_read(&memory, overrides->memory_root ? overrides->memory_root : "");
-    int rc = check_options(options, err);
-    if (rc == 0)
-        rc = open_exec(parts, options, overrides->kernels, err);
+    memory_limits_read(&memory, system_root(overrides));
+    int rc = open_exec(parts, options, overrides->kernels, err);
     if (rc == 0)
         rc = open_files(parts, options, err);
     if (rc != 0)
@@ -343,18 +384,37 @@ static int open_parts(struct engine_parts *parts, const struct l4_engine_options
 
 int engine_parts_open(struct engine_parts *parts, const struct l4_engine_options *options,
                       const struct engine_overrides *overrides, struct l4_err *err) {
+    int numa;
     *parts = (struct engine_parts){0};
-    int rc = open_parts(parts, options, overrides, err);
+    int rc = check_options(options, err);
+    if (rc == 0)
+        rc = find_name(&numa, "numa", options->numa, l4_engine_numa_names(), err);
+    if (rc == 0)
+        rc = cpus_read(&parts->cpus, system_root(overrides), NULL, err);
+    if (rc == 0 && numa == ENGINE_NUMA_INTERLEAVE)
+        interleave(parts, options);
+    if (rc == 0)
+        rc = open_parts(parts, options, overrides, err);
     if (rc != 0)
         engine_parts_close(parts);
     return rc;
 }
 
+void engine_parts_started(struct engine_parts *parts, const struct l4_engine_options *options,
+                          pthread_t engine_thread) {
+    int failed = options->pin_threads ? pool_pin(parts->pool, engine_thread, parts->cpus.order) : 0;
+    if (failed != 0)
+        say(options, L4_LOG_WARN, "threads cannot be pinned: %s", strerror(failed));
+    end_interleaving(parts);
+}
+
 void engine_parts_close(struct engine_parts *parts) {
+    end_interleaving(parts);
     sched_close(parts->sched);
     kv_pool_close(parts->kv);
     llama4_close(parts->model);
     pool_close(parts->pool);
+    cpus_fini(&parts->cpus);
     arena_fini(&parts->gemm_arena);
     l4_tokenizer_close(parts->tokenizer);
     checkpoint_close(parts->checkpoint);

@@ -11,7 +11,7 @@
 #include "llama4/engine.h"
 #include "server/log.h"
 
-enum setting_type { STRING, INT, BYTES, SWITCH, CHOICE, OPT_INT, OPT_REAL };
+enum setting_type { STRING, INT, AUTO_INT, BYTES, SWITCH, CHOICE, OPT_INT, OPT_REAL };
 
 typedef const char *const *choices_fn(void);
 
@@ -96,6 +96,9 @@ static const char *allowed(const struct setting *setting, char *out, size_t out_
     case OPT_INT:
         snprintf(out, out_bytes, "%sa whole number from %.0f to %.0f", unset, setting->min, setting->max);
         break;
+    case AUTO_INT:
+        snprintf(out, out_bytes, "auto or a whole number from %.0f to %.0f", setting->min, setting->max);
+        break;
     case BYTES:
         snprintf(out, out_bytes, "a number of bytes from %s to %s (K, M, G: units of 1024)",
                  bytes_text((int64_t)setting->min, min), bytes_text((int64_t)setting->max, max));
@@ -161,6 +164,10 @@ L4_MUST_CHECK static int assign(struct config *config, const struct setting *set
         *(char **)to = copy;
         break;
     }
+    case AUTO_INT:
+        ok = parse_int(strcmp(text, "auto") == 0 ? "0" : text, false, 0, 0, to) ||
+             parse_int(text, false, setting->min, setting->max, to);
+        break;
     case INT:
     case BYTES:
         ok = parse_int(text, setting->type == BYTES, setting->min, setting->max, to);
@@ -204,6 +211,10 @@ static const char *value_text(const struct config *config, const struct setting 
     case STRING:
     case CHOICE:
         return *(const char *const *)from;
+    case AUTO_INT:
+        if (*(const int64_t *)from == 0)
+            return "auto";
+        /* fall through */
     case INT:
         snprintf(out, VALUE_BYTES, "%lld", (long long)*(const int64_t *)from);
         return out;
@@ -473,6 +484,8 @@ void config_engine_options(const struct config *config, struct l4_engine_options
     options->weight_cache = config->weight_cache;
     options->verify = config->verify;
     options->threads = (int)config->threads;
+    options->pin_threads = config->pin_threads;
+    options->numa = config->numa;
     options->max_context_tokens = config->max_context;
     options->kv_cache_bytes = config->kv_cache;
     options->max_running = (int)config->max_running;

@@ -20,6 +20,7 @@ struct config_opt_real {
 
 #define CONFIG_C_STRING   char * /* never NULL; owned by the config */
 #define CONFIG_C_INT      int64_t
+#define CONFIG_C_AUTO_INT int64_t /* 0 = auto */
 #define CONFIG_C_BYTES    int64_t
 #define CONFIG_C_SWITCH   bool
 #define CONFIG_C_CHOICE   const char * /* one of the choices, which are static */

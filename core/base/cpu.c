@@ -1,9 +1,5 @@
 #include "core/base/cpu.h"
 
-#include <errno.h>
-#include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #elif defined(__aarch64__)
@@ -26,43 +22,4 @@ void cpu_features(struct cpu_features *features) {
     features->neon = true;
     features->neon_dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 #endif
-}
-
-/* The first hardware thread of the core that cpu belongs to; cpu itself where the system does not say. */
-static int first_sibling(int cpu) {
-    char path[96];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return cpu;
-    int first;
-    if (fscanf(f, "%d", &first) != 1)
-        first = cpu;
-    fclose(f);
-    return first;
-}
-
-int cpu_threads_auto(void) {
-    /* Machines with more processors than a fixed cpu_set_t holds: grow until the kernel's mask fits. */
-    for (int n_cpus = 1024; n_cpus <= 1 << 20; n_cpus *= 2) {
-        cpu_set_t *mask = CPU_ALLOC(n_cpus), *cores = CPU_ALLOC(n_cpus);
-        size_t size = CPU_ALLOC_SIZE(n_cpus);
-        int count = 0;
-        int failed = !mask || !cores || sched_getaffinity(0, size, mask) != 0;
-        int reason = errno;
-        if (!failed) {
-            CPU_ZERO_S(size, cores);
-            for (int cpu = 0; cpu < n_cpus; cpu++)
-                if (CPU_ISSET_S(cpu, size, mask))
-                    CPU_SET_S(first_sibling(cpu), size, cores);
-            count = CPU_COUNT_S(size, cores);
-        }
-        CPU_FREE(mask);
-        CPU_FREE(cores);
-        if (!failed)
-            return count > 0 ? count : 1;
-        if (reason != EINVAL)
-            break;
-    }
-    return 1;
 }

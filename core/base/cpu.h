@@ -1,4 +1,4 @@
-/* What the processor has, and how many cores this process may use. */
+/* What the processor has. */
 #ifndef CORE_BASE_CPU_H
 #define CORE_BASE_CPU_H
 
@@ -15,8 +15,5 @@ struct cpu_features {
 };
 
 void cpu_features(struct cpu_features *features);
-
-/* cpu_threads_auto - physical cores that the affinity mask allows, at least 1. */
-int cpu_threads_auto(void);
 
 #endif

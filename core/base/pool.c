@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "core/base/checked.h"
+#include "core/base/cpus.h"
 
 /* About 30 us of looking before a worker goes to sleep: longer than the gaps between the dispatches of one step. */
 enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 1000, CACHE_LINE_BYTES = 64 };
@@ -142,6 +143,13 @@ void pool_close(struct pool *pool) {
     free(pool->workers);
     free(pool->scratch);
     free(pool);
+}
+
+int pool_pin(struct pool *pool, pthread_t caller, const int *cpus) {
+    int failed = cpus_pin(caller, cpus[0]);
+    for (int i = 1; i < pool->n_threads && failed == 0; i++)
+        failed = cpus_pin(pool->workers[i].handle, cpus[i]);
+    return failed;
 }
 
 int pool_n_threads(const struct pool *pool) {

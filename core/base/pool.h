@@ -5,6 +5,7 @@
 #ifndef CORE_BASE_POOL_H
 #define CORE_BASE_POOL_H
 
+#include <pthread.h>
 #include <stddef.h>
 
 #include "llama4/error.h"
@@ -16,6 +17,10 @@ struct pool;
  *   Errors: L4_E_NOMEM, L4_E_INTERNAL (no more threads). */
 int pool_open(struct pool **out, int n_threads, size_t scratch_bytes, struct l4_err *err) L4_MUST_CHECK;
 void pool_close(struct pool *pool);
+
+/* pool_pin - thread i runs on hardware thread cpus[i] alone from now on; thread 0 is `caller`, who will call pool_for.
+ *   cpus [n_threads].  Returns 0 or an errno value; the threads before the one that failed are pinned then. */
+int pool_pin(struct pool *pool, pthread_t caller, const int *cpus) L4_MUST_CHECK;
 
 int pool_n_threads(const struct pool *pool);
 /* The scratch of thread 0..n_threads-1; for use inside the work function of that thread. */

@@ -29,9 +29,11 @@ struct l4_engine_options {
     const char *experts_implementation; /* "auto", "eager", "batched_mm", "grouped_mm" */
     const char *gemm;                   /* "own", "openblas" */
     const char *quantization;           /* what float matrices become as they load: "none", "q8_0", "q4_0", "q4_k" */
-    const char *weight_cache;   /* a directory that keeps packed weights for the next start; NULL or "" = none */
-    bool verify;                /* check all of a weight cache, not a sample */
-    int threads;                /* 0 = physical cores that the affinity mask allows */
+    const char *weight_cache; /* a directory that keeps packed weights for the next start; NULL or "" = none */
+    bool verify;              /* check all of a weight cache, not a sample */
+    int threads;              /* 0 = the physical cores that affinity mask and control groups' CPU quota allow */
+    bool pin_threads; /* each on a core of its own; refused where there are fewer hardware threads than threads */
+    const char *numa; /* "off"; "interleave": weights and KV cache page by page on all nodes that may be used */
     int64_t max_context_tokens; /* 0 = the model's, bounded by 32,768 and by what the KV cache holds */
     int64_t kv_cache_bytes;     /* 0 = see engine.c: enough for a few full contexts within a share of memory */
     int max_running;            /* sequences that decode together */
@@ -50,10 +52,11 @@ struct l4_engine_options {
 /* Fills in the defaults of every field. */
 void l4_engine_options_init(struct l4_engine_options *options);
 
-/* What experts_implementation, gemm and quantization may be: a NULL-terminated list of names. */
+/* What experts_implementation, gemm, quantization and numa may be: a NULL-terminated list of names. */
 const char *const *l4_engine_experts_names(void);
 const char *const *l4_engine_gemm_names(void);
 const char *const *l4_engine_quantization_names(void);
+const char *const *l4_engine_numa_names(void);
 
 /* l4_engine_open - map and check a checkpoint, start the threads.  Blocks while loading; any thread.
  *   *options and its strings are borrowed for the call only, `user` and the callbacks until close.

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "core/base/cpu.h"
+#include "core/base/cpus.h"
 #include "core/kernels/gemm.h"
 
 enum { MAX_ROUNDS = 101, MAX_CANDIDATES = 8 };

@@ -82,6 +82,15 @@ def test_sizes(run):
         assert status == 2 and "--max-body-bytes" in err and "a number of bytes from 1K to 4G" in err
 
 
+def test_auto_and_switches(run, tmp_path):
+    for text, printed in ("auto", "#threads = auto"), ("0", "#threads = auto"), ("3", "threads = 3"):
+        status, out, _ = run("check-config", "--threads", text)
+        assert status == 0 and printed in out.splitlines()
+    path = write(tmp_path, "threads = auto\npin_threads = on\nnuma = interleave\n")
+    status, out, _ = run("check-config", "--config", path)
+    assert status == 0 and {"#threads = auto", "pin_threads = on", "numa = interleave"} <= set(out.splitlines())
+
+
 def test_bad_flags(run):
     cases = [
         (["--prot", "1"], "unknown flag --prot"),
@@ -95,6 +104,12 @@ def test_bad_flags(run):
         (["--temperature", "1e999"], "--temperature"),
         (["--experts-implementation", "x"], "one of auto, eager, batched_mm, grouped_mm"),
         (["--gemm", "x"], "one of own, openblas"),
+        (["--threads", "many"], '--threads "many": allowed is auto or a whole number from 1 to 1024'),
+        (["--threads", "-1"], "auto or a whole number from 1 to 1024"),
+        (["--threads", "1025"], "auto or a whole number from 1 to 1024"),
+        (["--threads", "AUTO"], "auto or a whole number from 1 to 1024"),
+        (["--pin-threads", "yes"], '--pin-threads "yes": allowed is on or off'),
+        (["--numa", "bind"], '--numa "bind": allowed is one of off, interleave'),
         (["stray"], 'unexpected argument "stray"'),
         (["--config"], "--config needs the path"),
         (["--config", "a", "--config=b"], "--config was given twice"),

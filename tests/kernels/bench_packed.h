@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "core/base/cpu.h"
+#include "core/base/cpus.h"
 #include "core/kernels/gemm.h"
 #include "tests/kernels/packed_weights.h"
 #if defined(__x86_64__)

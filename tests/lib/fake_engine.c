@@ -58,6 +58,7 @@ struct l4_engine {
 void l4_engine_options_init(struct l4_engine_options *options) {
     *options = (struct l4_engine_options){.experts_implementation = "auto",
                                           .gemm = "own",
+                                          .numa = "off",
                                           .max_running = 64,
                                           .max_queue = 256,
                                           .max_step_ms = 100,
@@ -71,6 +72,11 @@ const char *const *l4_engine_experts_names(void) {
 
 const char *const *l4_engine_quantization_names(void) {
     static const char *const names[] = {"none", "q8_0", "q4_0", "q4_k", NULL};
+    return names;
+}
+
+const char *const *l4_engine_numa_names(void) {
+    static const char *const names[] = {"off", "interleave", NULL};
     return names;
 }
 

@@ -11,6 +11,7 @@
 #include "core/base/arena.h"
 #include "core/base/checked.h"
 #include "core/base/cpu.h"
+#include "core/base/cpus.h"
 #include "llama4/buf.h"
 
 static void error_message_gets_context(void **state) {

@@ -202,7 +202,7 @@ static void too_little_memory_is_told_in_numbers(void **state) {
              "printf 'MemTotal: 1000000 kB\\nMemAvailable: 900000 kB\\n' > proc/meminfo",
              dir.path);
     assert_int_equal(system(command), 0);
-    const struct engine_overrides overrides = {.memory_root = dir.path};
+    const struct engine_overrides overrides = {.system_root = dir.path};
     options.log = keep_log;
     assert_int_equal(session_open(&session, &options, &overrides, &err), 0);
     assert_non_null(strstr(log_lines.data, "1 weights of 21 MiB and a KV cache of 2 MiB exceed the control group's "
