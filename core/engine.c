@@ -288,4 +288,5 @@ void l4_engine_stats(struct l4_engine *engine, struct l4_engine_stats *stats) {
     *stats = engine->stats;
     stats->n_queued += engine->n_inbox;
     pthread_mutex_unlock(&engine->mutex);
+    llama4_experts_stats(engine->parts.model, &stats->experts);
 }

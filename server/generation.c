@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#include <uv.h>
 #include <xxhash.h>
 
 #include "server/logprob_track.h"
@@ -30,13 +31,15 @@ struct candidate {
     const char *finish_reason;
     double logprob_sum;
     int64_t n_tokens;
+    uint64_t token_ns; /* when the last one came */
 };
 
 struct generation {
     struct server *server;
     const struct generation_format *format;
     struct http_exchange *x; /* NULL once the client has gone */
-    bool preparing;          /* a worker has it */
+    uint64_t start_ns;
+    bool preparing; /* a worker has it */
     int prepare_rc;
     struct codec_err err;
     char *body; /* owned copy, where a worker reads it */
@@ -247,10 +250,19 @@ static void end_prompt(struct candidate *c) {
     c->in_prompt = false;
 }
 
+static void measure_token(struct candidate *c) {
+    uint64_t now_ns = uv_hrtime(), since_ns = c->n_tokens == 0 ? c->gen->start_ns : c->token_ns;
+    metrics_observe(c->gen->server->metrics,
+                    c->n_tokens == 0 ? METRICS_time_to_first_token_seconds : METRICS_inter_token_seconds,
+                    (double)(now_ns - since_ns) * 1e-9);
+    c->token_ns = now_ns;
+}
+
 /* The text and, unless the token only ends the answer, the log-probability of a token. */
 static void take_token(struct candidate *c, const struct l4_event *event) {
     bool logprobs = c->gen->input.params.logprobs;
     end_prompt(c);
+    measure_token(c);
     c->logprob_sum += event->token.logprob;
     c->n_tokens++;
     if (logprobs && !event->is_stop_token)
@@ -269,6 +281,8 @@ static void take_end(struct candidate *c, const struct l4_event *event) {
         logprob_track_finish(&c->track, event->stop_index >= 0, &c->logprobs);
     }
     c->finish_reason = event->finish == L4_FINISH_LENGTH ? "length" : "stop";
+    metrics_observe(gen->server->metrics, METRICS_queue_wait_seconds, event->queue_s);
+    metrics_cached_tokens(gen->server->metrics, event->n_cached);
     c->running = false;
     gen->n_running--;
     gen->usage.prompt_tokens += c->n_prompt_tokens;
@@ -491,6 +505,7 @@ void generation_start(struct server *server, struct http_exchange *x, const stru
         return;
     }
     gen->server = server;
+    gen->start_ns = uv_hrtime();
     gen->format = format;
     gen->x = x;
     gen->input = (struct generation_input){

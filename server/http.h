@@ -29,6 +29,9 @@ void http_add_header(struct http_exchange *x, const char *name, const char *valu
 /* http_note_tokens - what the access log line says about the request; may be called again with newer numbers. */
 void http_note_tokens(struct http_exchange *x, int64_t prompt_tokens, int64_t completion_tokens);
 
+/* http_note_route - which row of the table of routes the request is counted under. */
+void http_note_route(struct http_exchange *x, int route);
+
 /* http_reply - the whole answer; takes the storage of *body and leaves it empty.  A body whose `failed` is set becomes
  * a 503. */
 void http_reply(struct http_exchange *x, int status, const char *content_type, struct l4_buf *take_body);

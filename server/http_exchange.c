@@ -8,6 +8,7 @@
 
 #include "server/http_internal.h"
 #include "server/log.h"
+#include "server/metrics.h"
 
 /* A reader that does not read would otherwise take megabytes of the kernel's memory. */
 enum { STREAM_SNDBUF_BYTES = 64 * 1024, STREAM_BLOCK_BYTES = 32 * 1024 };
@@ -45,6 +46,7 @@ struct http_exchange *exchange_open(struct http_conn *conn, const char *method, 
     x->n_refs = 1;
     x->start_ns = uv_hrtime();
     x->prompt_tokens = x->completion_tokens = -1;
+    x->route = -1;
     const char *id = MHD_lookup_connection_value(conn->mhd, MHD_HEADER_KIND, "x-request-id");
     if (is_sane_id(id))
         snprintf(x->request_id, sizeof(x->request_id), "%s", id);
@@ -101,16 +103,19 @@ void exchange_lose(struct http_exchange *x, const char *why) {
     exchange_unref(x);
 }
 
-void exchange_log(const struct http_exchange *x) {
+void exchange_ended(const struct http_exchange *x) {
+    double seconds = (double)(uv_hrtime() - x->start_ns) * 1e-9;
     char path[256], tokens[96] = "";
     if (x->prompt_tokens >= 0)
         snprintf(tokens, sizeof(tokens), " prompt_tokens=%lld completion_tokens=%lld", (long long)x->prompt_tokens,
                  (long long)x->completion_tokens);
-    bool probe = x->status == 200 && (strcmp(x->path, "/health") == 0 || strcmp(x->path, "/ready") == 0);
+    bool probe = x->status == 200 && (strcmp(x->path, "/health") == 0 || strcmp(x->path, "/ready") == 0 ||
+                                      strcmp(x->path, "/metrics") == 0);
     log_event(probe ? L4_LOG_DEBUG : L4_LOG_INFO, x->request_id,
               "request method=%.20s path=%s status=%d duration_ms=%.1f%s%s%s", x->method,
-              log_quote(path, sizeof(path), x->path), x->status, (double)(uv_hrtime() - x->start_ns) / 1e6, tokens,
-              x->lost ? " cut=" : "", x->lost ? x->why_lost : "");
+              log_quote(path, sizeof(path), x->path), x->status, seconds * 1e3, tokens, x->lost ? " cut=" : "",
+              x->lost ? x->why_lost : "");
+    metrics_request(x->httpd->metrics, x->route, x->status, seconds);
 }
 
 /* ---- what was asked ---------------------------------------------------------------------------------------------- */
@@ -156,6 +161,10 @@ void http_add_header(struct http_exchange *x, const char *name, const char *valu
 void http_note_tokens(struct http_exchange *x, int64_t prompt_tokens, int64_t completion_tokens) {
     x->prompt_tokens = prompt_tokens;
     x->completion_tokens = completion_tokens;
+}
+
+void http_note_route(struct http_exchange *x, int route) {
+    x->route = route;
 }
 
 void http_on_gone(struct http_exchange *x, void (*gone)(void *user), void *user) {

@@ -13,6 +13,7 @@ enum { HTTP_REQUEST_ID_BYTES = 129, HTTP_MAX_URI_BYTES = 8192 };
 struct httpd {
     uv_loop_t *loop;
     const struct config *config;
+    struct metrics *metrics; /* may be NULL */
     httpd_handler *handler;
     void *user;
     struct MHD_Daemon *mhd;
@@ -91,6 +92,7 @@ struct http_exchange {
     void *gone_user;
 
     int64_t prompt_tokens, completion_tokens; /* -1 = not known */
+    int route;                                /* -1 = none */
 };
 
 /* ---- http_exchange.c */
@@ -108,8 +110,8 @@ enum MHD_Result exchange_queue(struct http_exchange *x);
 void exchange_due(struct http_exchange *x);
 /* exchange_keepalive - the connection's timer in a stream. */
 void exchange_keepalive(struct http_exchange *x);
-/* The one line of the access log. */
-void exchange_log(const struct http_exchange *x);
+/* exchange_ended - the one line of the access log, and the metrics. */
+void exchange_ended(const struct http_exchange *x);
 
 /* ---- http_limits.c */
 

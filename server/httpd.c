@@ -22,6 +22,7 @@
 #include "server/http_internal.h"
 #include "server/http_tcp.h"
 #include "server/log.h"
+#include "server/metrics.h"
 
 enum {
     CONNECTION_MEMORY_BYTES = 256 * 1024, /* above our own header limits, so that those answer first */
@@ -83,6 +84,7 @@ static void on_conn_timer(uv_timer_t *timer) {
         char id[HTTP_REQUEST_ID_BYTES];
         exchange_new_id(conn->httpd, id);
         log_event(L4_LOG_INFO, id, "request status=408 cut=header_timeout");
+        metrics_request(conn->httpd->metrics, -1, 408, (double)conn->httpd->config->header_timeout_s);
         conn_refuse_raw(conn, 408, id, NULL, "the headers did not arrive in time");
     } else {
         conn_cut(conn);
@@ -280,7 +282,7 @@ static void on_completed(void *user, struct MHD_Connection *mhd, void **request_
         exchange_lose(x, code == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED ? "idle_timeout"
                          : x->status == 0 && !x->dispatched             ? "incomplete_body"
                                                                         : "client_gone");
-    exchange_log(x);
+    exchange_ended(x);
     if (x->response != NULL) { /* an answer that came too late to be handed on */
         struct MHD_Response *response = x->response;
         x->response = NULL;
@@ -443,13 +445,14 @@ static int start_mhd(struct httpd *httpd, struct l4_err *err) {
     return 0;
 }
 
-int httpd_open(struct httpd **out, struct uv_loop_s *loop, const struct config *config, httpd_handler *handler,
-               void *user, struct l4_err *err) {
+int httpd_open(struct httpd **out, struct uv_loop_s *loop, const struct config *config, struct metrics *metrics,
+               httpd_handler *handler, void *user, struct l4_err *err) {
     struct httpd *httpd = calloc(1, sizeof(*httpd));
     if (httpd == NULL)
         return l4_err_set(err, L4_E_NOMEM, "%s", l4_error_text(L4_E_NOMEM));
     httpd->loop = loop;
     httpd->config = config;
+    httpd->metrics = metrics;
     httpd->handler = handler;
     httpd->user = user;
     httpd->listen_fd = -1;

@@ -6,10 +6,9 @@
 #include "server/cmd_bench.h"
 #include "server/cmd_quantize.h"
 #include "server/serve.h"
+#include "server/version.h"
 
 enum { EXIT_USAGE = 2 };
-
-static const char VERSION[] = "0.1.0";
 
 static void print_help(void) {
     puts("llama4d answers HTTP completion requests from a Llama 4 checkpoint.\n"
@@ -108,7 +107,7 @@ int main(int argc, char **argv) {
         return EXIT_SUCCESS;
     }
     if (argc == 2 && strcmp(command, "--version") == 0) {
-        printf("llama4d %s\n", VERSION);
+        puts("llama4d " LLAMA4D_VERSION);
         return EXIT_SUCCESS;
     }
     fprintf(stderr, "usage: llama4d serve|check-config|bench|quantize|--help|--version\n");

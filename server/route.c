@@ -17,6 +17,11 @@ static const struct route TABLE[] = {
     ROUTES(X)
 #undef X
 };
+static const struct metrics_route NAMES[] = {
+#define X(method, path, handler, flags) {method, path},
+    ROUTES(X)
+#undef X
+};
 enum { N_ROUTES = sizeof(TABLE) / sizeof(TABLE[0]) };
 
 static bool path_matches(const struct route *route, const char *path) {
@@ -45,6 +50,11 @@ static void reply_no_route(struct http_exchange *x, const char *allow) {
     http_reply_error(x, 405, NULL, NULL, "%s takes %s", path, allow);
 }
 
+const struct metrics_route *route_names(int *n) {
+    *n = N_ROUTES;
+    return NAMES;
+}
+
 void route_dispatch(struct server *server, struct http_exchange *x) {
     const char *method = strcmp(http_method(x), "HEAD") == 0 ? "GET" : http_method(x);
     const struct route *found = NULL;
@@ -63,6 +73,7 @@ void route_dispatch(struct server *server, struct http_exchange *x) {
         reply_no_route(x, allow);
         return;
     }
+    http_note_route(x, (int)(found - TABLE));
     if ((found->flags & ROUTE_NEEDS_MODEL) && server->state != SERVER_READY) {
         bool loading = server->state == SERVER_LOADING;
         http_reply_error(x, 503, NULL, loading ? "model_loading" : "shutting_down",

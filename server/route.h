@@ -16,6 +16,7 @@ enum {
 #define ROUTES(X)                                                                                                      \
     X("GET", "/health", api_health, 0)                                                                                 \
     X("GET", "/ready", api_ready, 0)                                                                                   \
+    X("GET", "/metrics", api_metrics, 0)                                                                               \
     X("GET", "/v1/models", api_models, ROUTE_NEEDS_MODEL)                                                              \
     X("GET", "/v1/models/*", api_model, ROUTE_NEEDS_MODEL)                                                             \
     X("POST", "/v1/completions", api_completions, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                 \
@@ -24,6 +25,9 @@ enum {
 #define X(method, path, handler, flags) route_handler handler;
 ROUTES(X)
 #undef X
+
+/* What requests are counted under: the table's rows. */
+const struct metrics_route *route_names(int *n);
 
 /* route_dispatch - find the row and call its handler, or answer 404, 405 (with Allow), 415 or 503. */
 void route_dispatch(struct server *server, struct http_exchange *x);

@@ -63,6 +63,7 @@ static void stop(struct daemon *daemon) {
     bridge_set_engine(daemon->server.bridge, NULL);
     l4_engine_close(daemon->engine);
     bridge_close(daemon->server.bridge);
+    metrics_close(daemon->server.metrics);
     uv_close((uv_handle_t *)&daemon->opened, NULL);
     uv_close((uv_handle_t *)&daemon->sigterm, NULL);
     uv_close((uv_handle_t *)&daemon->sigint, NULL);
@@ -231,11 +232,19 @@ static void init_handles(struct daemon *daemon) {
 
 static int start(struct daemon *daemon, struct l4_err *err) {
     struct server *server = &daemon->server;
-    int rc = bridge_open(&server->bridge, &daemon->loop, err);
+    int n_routes;
+    const struct metrics_route *routes = route_names(&n_routes);
+    int rc = metrics_open(&server->metrics, &daemon->loop, routes, n_routes, err);
     if (rc != 0)
         return rc;
-    rc = httpd_open(&daemon->httpd, &daemon->loop, daemon->config, on_http_request, server, err);
+    rc = bridge_open(&server->bridge, &daemon->loop, err);
     if (rc != 0) {
+        metrics_close(server->metrics);
+        return rc;
+    }
+    rc = httpd_open(&daemon->httpd, &daemon->loop, daemon->config, server->metrics, on_http_request, server, err);
+    if (rc != 0) {
+        metrics_close(server->metrics);
         bridge_close(server->bridge);
         return rc;
     }

@@ -6,6 +6,7 @@
 #include "server/bridge.h"
 #include "server/config.h"
 #include "server/http.h"
+#include "server/metrics.h"
 
 enum server_state { SERVER_LOADING, SERVER_READY, SERVER_DRAINING };
 
@@ -16,6 +17,7 @@ struct server {
     const char *model_name; /* as /v1/models reports it: the setting, else info.name */
     long long started_s;    /* seconds since 1970 */
     struct bridge *bridge;
+    struct metrics *metrics;
     const struct config *config;
 };
 

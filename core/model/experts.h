@@ -38,10 +38,16 @@ struct experts_backend {
     const char *name;
     const char *help;     /* one line: when to choose it */
     bool batch_invariant; /* results do not depend on what else is in the batch, bit for bit */
+    /* The backend that forward hands n_tokens tokens on to; NULL: it computes them itself. */
+    const struct experts_backend *(*choose)(const struct experts *experts, int64_t n_tokens);
     int (*forward)(const struct experts *experts, const struct exec *exec, struct arena *arena,
                    const float *hidden_states, const int32_t *top_k_index, const float *top_k_weights, int64_t n_tokens,
                    float *out);
 };
+
+/* experts_backend_choose - the backend that n_tokens tokens are computed by: of `auto` the one that it picks. */
+const struct experts_backend *experts_backend_choose(const struct experts_backend *backend,
+                                                     const struct experts *experts, int64_t n_tokens);
 
 /* experts_backend_find - by name.  Errors: L4_E_INVALID; the message lists the valid names. */
 int experts_backend_find(const struct experts_backend **out, const char *name, struct l4_err *err) L4_MUST_CHECK;

@@ -15,6 +15,11 @@ const char *const *experts_backend_names(void) {
     return names;
 }
 
+const struct experts_backend *experts_backend_choose(const struct experts_backend *backend,
+                                                     const struct experts *experts, int64_t n_tokens) {
+    return backend->choose ? backend->choose(experts, n_tokens) : backend;
+}
+
 int experts_forward(const struct experts_backend *backend, const struct experts *experts, const struct exec *exec,
                     struct arena *arena, const float *hidden_states, const int32_t *top_k_index,
                     const float *top_k_weights, int64_t n_tokens, float *out) {

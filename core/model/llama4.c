@@ -8,6 +8,7 @@
 
 #include "core/base/checked.h"
 #include "core/model/attention.h"
+#include "core/model/experts_counts.h"
 #include "core/model/llama4_weights.h"
 #include "core/model/rope.h"
 #include "core/model/router.h"
@@ -18,6 +19,7 @@ struct llama4 {
     const struct exec *exec;
     const struct experts_backend *backend;
     struct llama4_weights weights;
+    struct experts_counts experts_counts;
     double *inv_freq;           /* [head_dim / 2] */
     struct arena step_arena;    /* the activations of one step */
     struct arena experts_arena; /* the working storage of one layer's experts */
@@ -198,6 +200,8 @@ static int feed_forward(struct step *s, const struct llama4_layer *layer, const 
     if (probe && probe->router)
         probe->router(probe->user, s->layer, s->router_logits, s->top_k_index, s->top_k_weights, s->n_rows,
                       experts->num_experts, experts->top_k);
+    experts_counts_add(&model->experts_counts, experts_backend_choose(model->backend, experts, s->n_rows), s->layer,
+                       s->top_k_index, s->n_rows * experts->top_k);
     arena_reset(&model->experts_arena);
     if (experts_forward(model->backend, experts, exec, &model->experts_arena, s->normed, s->top_k_index,
                         s->top_k_weights, s->n_rows, s->routed))
@@ -326,9 +330,12 @@ int llama4_open(struct llama4 **out, const struct checkpoint *checkpoint, const 
     model->exec = exec;
     model->backend = backend;
     model->inv_freq = checked_array((size_t)model->config->head_dim / 2, sizeof *model->inv_freq);
-    int rc = model->inv_freq ? llama4_weights_init(&model->weights, checkpoint, exec, loading, err)
+    int rc = model->inv_freq ? experts_counts_init(&model->experts_counts, model->config, err)
                              : l4_err_set(err, L4_E_NOMEM, "no memory for the model");
+    if (rc == 0)
+        rc = llama4_weights_init(&model->weights, checkpoint, exec, loading, err);
     if (rc) {
+        experts_counts_fini(&model->experts_counts);
         free(model->inv_freq);
         free(model);
         return rc;
@@ -346,10 +353,15 @@ const struct llama4_weights *llama4_model_weights(const struct llama4 *model) {
     return &model->weights;
 }
 
+void llama4_experts_stats(const struct llama4 *model, struct l4_experts_stats *stats) {
+    experts_counts_stats(&model->experts_counts, stats);
+}
+
 void llama4_close(struct llama4 *model) {
     if (!model)
         return;
     llama4_weights_fini(&model->weights);
+    experts_counts_fini(&model->experts_counts);
     arena_fini(&model->step_arena);
     arena_fini(&model->experts_arena);
     free(model->inv_freq);

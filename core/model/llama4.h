@@ -9,6 +9,7 @@
 #include "core/kernels/gemm.h"
 #include "core/model/experts.h"
 #include "core/model/weights_pack.h"
+#include "llama4/engine.h"
 
 struct llama4;
 
@@ -41,6 +42,8 @@ void llama4_set_experts(struct llama4 *model, const struct experts_backend *back
 /* The weights as the model multiplies with them (llama4_weights.h), borrowed until close. */
 struct llama4_weights;
 const struct llama4_weights *llama4_model_weights(const struct llama4 *model);
+/* llama4_experts_stats - what the experts of all steps so far were given; borrows from the model.  Any thread. */
+void llama4_experts_stats(const struct llama4 *model, struct l4_experts_stats *stats);
 
 /* llama4_forward - one step: writes the keys and values of every segment, advances their KV, and computes logits.
  *   logits [sum of n_logits, vocab_size] f32, caller's, in segment order.

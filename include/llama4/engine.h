@@ -5,6 +5,7 @@
 #ifndef LLAMA4_ENGINE_H
 #define LLAMA4_ENGINE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -202,10 +203,21 @@ struct l4_event {
 struct l4_event *l4_engine_poll(struct l4_engine *engine);
 void l4_event_free(struct l4_event *event); /* one event, not the list */
 
+/* What the routers and the experts have done since the start.  The arrays are the engine's, borrowed until close, and
+ * go on counting while they are read. */
+struct l4_experts_stats {
+    int32_t n_experts, n_moe_layers;
+    const int32_t *moe_layers;             /* [n_moe_layers], their numbers in the model */
+    const atomic_uint_least64_t *n_tokens; /* [layers of the model][n_experts]: tokens that each expert was given */
+    const atomic_uint_least64_t *n_layers; /* [l4_engine_experts_names]: layers that each backend computed; `auto`
+                                              computes none itself */
+};
+
 struct l4_engine_stats {
     int64_t n_queued, n_running;
     int64_t kv_pages_used, kv_pages_total;
     uint64_t steps, preemptions, prompt_tokens, generated_tokens;
+    struct l4_experts_stats experts;
 };
 /* A snapshot, any thread. */
 void l4_engine_stats(struct l4_engine *engine, struct l4_engine_stats *stats);

@@ -14,6 +14,7 @@ struct http_exchange {
     const char *method, *path, *content_type, *content_encoding;
     const char *handler; /* which one was called */
     int status;          /* or what it was refused with */
+    const char *counted; /* the path of the row that it is counted under */
     char allow[64], code[64];
 };
 
@@ -25,6 +26,12 @@ const char *http_path(const struct http_exchange *x) {
 }
 const char *http_header(const struct http_exchange *x, const char *name) {
     return strcmp(name, "Content-Type") == 0 ? x->content_type : x->content_encoding;
+}
+void http_note_route(struct http_exchange *x, int route) {
+    int n;
+    const struct metrics_route *names = route_names(&n);
+    assert_in_range(route, 0, n - 1);
+    x->counted = names[route].path;
 }
 void http_add_header(struct http_exchange *x, const char *name, const char *value) {
     assert_string_equal(name, "Allow");
@@ -60,6 +67,7 @@ static void test_handlers(void **state) {
         {"GET", "/health", "api_health"},
         {"HEAD", "/health", "api_health"},
         {"GET", "/ready", "api_ready"},
+        {"GET", "/metrics", "api_metrics"},
         {"GET", "/v1/models", "api_models"},
         {"GET", "/v1/models/a", "api_model"},
         {"HEAD", "/v1/models/org/name", "api_model"},
@@ -72,7 +80,17 @@ static void test_handlers(void **state) {
                                                                                .content_type = "application/json"});
         assert_non_null(x.handler);
         assert_string_equal(x.handler, cases[i].handler);
+        assert_true(strncmp(x.counted, cases[i].path, strcspn(x.counted, "*")) == 0);
     }
+}
+
+static void test_rows_are_counted_apart(void **state) {
+    (void)state;
+    int n;
+    const struct metrics_route *names = route_names(&n);
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < i; k++)
+            assert_true(strcmp(names[i].method, names[k].method) != 0 || strcmp(names[i].path, names[k].path) != 0);
 }
 
 static void test_unknown_path(void **state) {
@@ -143,9 +161,9 @@ static void test_json_only(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_handlers),     cmocka_unit_test(test_unknown_path),
-        cmocka_unit_test(test_wrong_method), cmocka_unit_test(test_needs_the_model),
-        cmocka_unit_test(test_json_only),
+        cmocka_unit_test(test_handlers),        cmocka_unit_test(test_rows_are_counted_apart),
+        cmocka_unit_test(test_unknown_path),    cmocka_unit_test(test_wrong_method),
+        cmocka_unit_test(test_needs_the_model), cmocka_unit_test(test_json_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
