@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "core/base/cpu.h"
+#include "core/base/cpus.h"
 #include "core/quantize_internal.h"
 #include "core/text/tokenizer.h"
 #include "llama4/buf.h"
