@@ -63,6 +63,7 @@ run: $(BUILD)/llama4d ## serve the demo model on 127.0.0.1:8080
 $(BUILD)/obj/core/kernels/%_avx2.o: ISA = -mavx2 -mfma -mf16c
 $(BUILD)/obj/core/kernels/%_avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
 $(BUILD)/obj/core/kernels/%_vnni.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+$(BUILD)/obj/core/kernels/%_dpbf16.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16
 $(BUILD)/obj/core/kernels/%.o $(BUILD)/obj/core/sample/%.o: CFLAGS := $(subst -O2,-O3,$(CFLAGS))
 
 # No parser in the kernels: a fuzzing build takes them as they are, which compiles in seconds instead of minutes.

@@ -38,6 +38,8 @@ static const struct tile_limit LIMITS[][MATRIX_N_LAYOUTS] = {
                        {6, COLUMN_UNIT, 1024, 1, 1024, 512, 8 << 20}},
 };
 
+static const struct tile_limit PACKED_BF16_LIMIT = {12, 2 * PANEL_COLUMNS, 512, 1, 192, 512, 8 << 20};
+
 /* How one task is cut. */
 struct cut {
     int64_t rows, columns; /* of a tile */
@@ -65,6 +67,11 @@ static int64_t div_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
+static const struct tile_limit *tile_limit(enum gemm_impl impl, const struct matrix *w) {
+    return impl == GEMM_OWN && w->layout == MATRIX_PACKED && w->type == DT_BF16 ? &PACKED_BF16_LIMIT
+                                                                                : &LIMITS[impl][w->layout];
+}
+
 /* What one row of tiles costs for each weight.  Reading a packed weight costs about as much as PACKED_READ_MACS
  * products do. */
 static int64_t row_cost(const struct gemm_task *task, int64_t rows) {
@@ -78,7 +85,7 @@ static int64_t task_macs(const struct gemm_task *task) {
 static struct cut task_cut(const struct job *job, const struct gemm_task *task) {
     if (task->m <= 0 || task->w.n <= 0)
         return (struct cut){0};
-    const struct tile_limit *limit = &LIMITS[job->impl][task->w.layout];
+    const struct tile_limit *limit = tile_limit(job->impl, &task->w);
     const bool few = task->m <= limit->few_rows;
     struct cut cut = {.row_tiles = few ? 1 : div_up(task->m, limit->rows)};
     cut.rows = div_up(task->m, cut.row_tiles);
@@ -121,7 +128,7 @@ static void run_tile(const struct job *job, const struct gemm_task *task, const 
                      void *scratch) {
     /* band of rows, then column, then row inside the band */
     const int64_t row_bytes = max_i64(task->w.k, 1) * (int64_t)sizeof(float);
-    const int64_t fitting = LIMITS[job->impl][task->w.layout].band_bytes / (cut->rows * row_bytes);
+    const int64_t fitting = tile_limit(job->impl, &task->w)->band_bytes / (cut->rows * row_bytes);
     const int64_t band_tiles = min_i64(max_i64(fitting, 1), cut->row_tiles);
     const int64_t band = tile / (band_tiles * cut->column_tiles);
     const int64_t in_band = tile % (band_tiles * cut->column_tiles);

@@ -39,7 +39,8 @@ struct gemm_task {
 };
 
 /* gemm_run - all tasks, cut into tiles, in one parallel dispatch.  Tasks must not overlap in y nor read another's y.
- *   Packed weights (GEMM_OWN): the activations are quantised before; neighbouring tasks with the same x share that.
+ *   Packed weights (GEMM_OWN): the activations are quantised before, for BF16 rounded to bf16; neighbouring tasks with
+ *   the same x share that.
  *   Errors: L4_E_NOMEM (packed weights only; y untouched).
  *   Results do not depend on the number of threads, nor (GEMM_OWN) on m.  Thread: the pool's caller. */
 int gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_task *tasks, int n_tasks) L4_MUST_CHECK;

@@ -2,6 +2,8 @@
 
 #include <assert.h>
 
+#include "core/kernels/bf16_rows.h"
+
 enum {
     SERIAL_ELEMENTS = 1 << 14,  /* up to here another dispatch costs more than it saves */
     ELEMENTS_PER_ITEM = 1 << 13 /* a microsecond or two */
@@ -20,12 +22,16 @@ struct job {
     int64_t n_rows, rows_per_item;
 };
 
+static bool is_bf16(const struct gemm_task *task) {
+    return task->w.type == DT_BF16;
+}
+
 static bool is_quantized(const struct gemm_task *task) {
     return task->w.layout == MATRIX_PACKED && task->m > 0 && task->w.n > 0;
 }
 
 static bool same_input(const struct gemm_task *a, const struct gemm_task *b) {
-    return a->x == b->x && a->ldx == b->ldx && a->m == b->m && a->w.k == b->w.k;
+    return a->x == b->x && a->ldx == b->ldx && a->m == b->m && a->w.k == b->w.k && is_bf16(a) == is_bf16(b);
 }
 
 /* Rows begin..end-1 of all inputs one after the other. */
@@ -41,7 +47,8 @@ static void quantize(const struct job *job, int64_t begin, int64_t end) {
     for (const struct input *input = &job->inputs[low]; begin < end; input++) {
         const int64_t first = begin - input->rows_before, m = input->rows.m;
         const int64_t last = end - input->rows_before < m ? end - input->rows_before : m;
-        job->kernels->quantize_rows(input->task->x, input->task->ldx, first, last, &input->rows);
+        (is_bf16(input->task) ? job->kernels->round_rows : job->kernels->quantize_rows)(
+            input->task->x, input->task->ldx, first, last, &input->rows);
         begin += last - first;
     }
 }
@@ -78,7 +85,8 @@ int gemm_inputs_prepare(struct gemm_inputs *inputs, const struct exec *exec, con
         if (!input || !same_input(input->task, task)) {
             input = &job.inputs[job.n_inputs++];
             *input = (struct input){task, {NULL, task->m, task->w.k}, job.n_rows};
-            input->rows.data = arena_alloc(exec->arena, quantized_rows_bytes(task->m, task->w.k), 1);
+            input->rows.data = arena_alloc(
+                exec->arena, (is_bf16(task) ? bf16_rows_bytes : quantized_rows_bytes)(task->m, task->w.k), 1);
             if (!input->rows.data)
                 return L4_E_NOMEM;
             job.n_rows += task->m;

@@ -17,6 +17,7 @@ static void fill_ref(struct kernels *table, const struct cpu_features *cpu) {
     (void)cpu;
     kernels_fill_ref(table);
     kernels_fill_packed_ref(table);
+    kernels_fill_bf16_ref(table);
 }
 
 #if defined(__x86_64__)
@@ -26,6 +27,7 @@ static bool have_avx512(const struct cpu_features *cpu) {
 static void fill_avx512(struct kernels *table, const struct cpu_features *cpu) {
     kernels_fill_avx512(table);
     (cpu->avx512_vnni ? kernels_fill_packed_vnni : kernels_fill_packed_avx2)(table);
+    (cpu->avx512_bf16 ? kernels_fill_bf16_dpbf16 : kernels_fill_bf16_avx512)(table);
 }
 static bool have_avx2(const struct cpu_features *cpu) {
     return cpu->avx2;
@@ -34,6 +36,7 @@ static void fill_avx2(struct kernels *table, const struct cpu_features *cpu) {
     (void)cpu;
     kernels_fill_avx2(table);
     kernels_fill_packed_avx2(table);
+    kernels_fill_bf16_avx2(table);
 }
 #elif defined(__aarch64__)
 static bool have_neon(const struct cpu_features *cpu) {
@@ -43,6 +46,7 @@ static void fill_neon(struct kernels *table, const struct cpu_features *cpu) {
     (void)cpu;
     kernels_fill_neon(table);
     kernels_fill_packed_neon(table);
+    kernels_fill_bf16_neon(table);
 }
 #endif
 

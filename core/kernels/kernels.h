@@ -43,8 +43,12 @@ typedef void gemm_fn(const struct matrix *w, int64_t n_begin, int64_t n_end, con
 enum { KERNEL_SCRATCH_BYTES = 1 << 20 };
 
 /* qgemm: as gemm for MATRIX_PACKED and rows row_begin..row_end-1 of x, y being that of row 0.  row_begin is a multiple
- * of QROWS_TILE, row_end too or all rows of x.  Sums of products of 32 integers (of 16 for Q6_K) are exact; the rest is
- * one sequence of float operations for every output. */
+ * of QROWS_TILE, row_end too or all rows of x.  Every output is one sequence of operations, whatever else is computed.
+ *   Block types, x from quantize_rows: sums of products of 32 integers (of 16 for Q6_K) are exact; the rest is f32.
+ *   BF16, x from round_rows: one f32 sum, begun with 0 or (accumulate) y; pair by pair along K the product of the
+ *   second elements is added, then that of the first, each addition rounded to nearest.  Products of two bf16 are exact
+ *   in f32, so all variants give the same bits, but that one with bf16 dot products takes what is below 2^-126 for 0.
+ */
 struct quantized_rows;
 typedef void qgemm_fn(const struct matrix *w, int64_t n_begin, int64_t n_end, const struct quantized_rows *x,
                       int64_t row_begin, int64_t row_end, float *y, int64_t ldy, bool accumulate);
@@ -56,6 +60,8 @@ struct kernels {
 
     void (*quantize_rows)(const float *x, int64_t ldx, int64_t row_begin, int64_t row_end,
                           const struct quantized_rows *out);
+    void (*round_rows)(const float *x, int64_t ldx, int64_t row_begin, int64_t row_end,
+                       const struct quantized_rows *out);
     qgemm_fn *qgemm[DT_COUNT]; /* types that packed_has_type */
 
     /* dst[i] = (float)src[i], exact */

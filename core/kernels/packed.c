@@ -133,25 +133,60 @@ static const struct packing {
 };
 
 bool packed_has_type(enum dtype type) {
-    return PACKINGS[type].unit_blocks != 0;
+    return type == DT_BF16 || PACKINGS[type].unit_blocks != 0;
 }
 
 size_t packed_panel_bytes(enum dtype type, int64_t k) {
+    if (type == DT_BF16)
+        return (size_t)((k + 1) / 2) * PACKED_PAIRS_BYTES;
     const size_t bytes = (size_t)(k / PACKED_BLOCK * PACKINGS[type].block_bytes);
     return (bytes + PACKED_ALIGNMENT - 1) & ~(size_t)(PACKED_ALIGNMENT - 1);
 }
 
 bool packed_bytes(enum dtype type, int64_t n, int64_t k, size_t *bytes) {
-    size_t row_bytes; /* a panel has less than 32 times as many: of a row that fits in half of memory */
+    size_t row_bytes; /* a panel has at most 32 times as many: of a row that fits in half of memory */
     return packed_has_type(type) && n >= 0 && k > 0 && dtype_bytes_checked(type, k, &row_bytes) &&
            row_bytes < SIZE_MAX / 64 &&
            checked_mul_size((size_t)(n / PANEL_COLUMNS + (n % PANEL_COLUMNS != 0)), packed_panel_bytes(type, k), bytes);
+}
+
+/* A cache line of every row at a time. */
+static void pack_bf16(const uint8_t *rows, size_t row_bytes, int n_columns, int64_t k, uint8_t *panel) {
+    enum { LINE_PAIRS = 16, PAIR_BYTES = 4 };
+    for (int64_t pair = 0; pair < k / 2; pair += LINE_PAIRS) {
+        const int64_t n = k / 2 - pair < LINE_PAIRS ? k / 2 - pair : LINE_PAIRS;
+        for (int c = 0; c < n_columns; c++)
+            for (int64_t i = pair; i < pair + n; i++)
+                memcpy(panel + i * PACKED_PAIRS_BYTES + c * PAIR_BYTES, rows + (size_t)c * row_bytes + i * PAIR_BYTES,
+                       PAIR_BYTES);
+    }
+    for (int c = 0; c < n_columns && k % 2; c++)
+        memcpy(panel + k / 2 * PACKED_PAIRS_BYTES + c * PAIR_BYTES, rows + (size_t)c * row_bytes + (k - 1) * 2, 2);
+}
+
+void pack_panels_in_out(const uint16_t *rows, size_t row_bytes, int64_t n_columns, int64_t k, void *panels) {
+    const size_t panel_bytes = packed_panel_bytes(DT_BF16, k);
+    const int64_t n_panels = (n_columns + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+    memset(panels, 0, (size_t)n_panels * panel_bytes);
+    for (int64_t i = 0; i < k; i++) {
+        const uint16_t *row = (const uint16_t *)((const char *)rows + (size_t)i * row_bytes);
+        for (int64_t c = 0; c < n_columns; c += PANEL_COLUMNS) {
+            const int64_t n = n_columns - c < PANEL_COLUMNS ? n_columns - c : PANEL_COLUMNS;
+            uint16_t *pairs = (uint16_t *)((char *)panels + (size_t)(c / PANEL_COLUMNS) * panel_bytes) + i / 2 * 32;
+            for (int64_t j = 0; j < n; j++)
+                pairs[2 * j + i % 2] = row[c + j];
+        }
+    }
 }
 
 void pack_panel(enum dtype type, const void *rows, size_t row_bytes, int n_columns, int64_t k, void *panel) {
     const struct packing *packing = &PACKINGS[type];
     const int64_t blocks = k / PACKED_BLOCK;
     memset(panel, 0, packed_panel_bytes(type, k));
+    if (type == DT_BF16) {
+        pack_bf16(rows, row_bytes, n_columns, k, panel);
+        return;
+    }
     for (int64_t b = 0; b < blocks; b += packing->unit_blocks) {
         const int64_t n = blocks - b < packing->unit_blocks ? blocks - b : packing->unit_blocks;
         const size_t at = dtype_bytes(type, b * PACKED_BLOCK);
@@ -161,8 +196,23 @@ void pack_panel(enum dtype type, const void *rows, size_t row_bytes, int n_colum
     }
 }
 
+static void widen_bf16(const struct matrix *w, int64_t column, int64_t n_columns, int64_t k, int64_t n, float *dst,
+                       int64_t stride) {
+    const int64_t n_pairs = (w->k + 1) / 2;
+    for (int64_t j = 0; j < n_columns; j++) {
+        const int64_t in_panel = (column + j) % PANEL_COLUMNS;
+        const uint16_t *pairs = (const uint16_t *)w->data + 2 * ((column + j - in_panel) * n_pairs + in_panel);
+        for (int64_t i = 0; i < n; i++)
+            dst[j * stride + i] = bf16_to_f32(pairs[(k + i) / 2 * 2 * PANEL_COLUMNS + (k + i) % 2]);
+    }
+}
+
 void packed_widen(const struct matrix *w, int64_t column, int64_t n_columns, int64_t k, int64_t n, float *dst,
                   int64_t stride) {
+    if (w->type == DT_BF16) {
+        widen_bf16(w, column, n_columns, k, n, dst, stride);
+        return;
+    }
     const struct packing *packing = &PACKINGS[w->type];
     const int64_t blocks = w->k / PACKED_BLOCK, panel_bytes = (int64_t)packed_panel_bytes(w->type, w->k);
     for (int64_t j = 0; j < n_columns; j += PANEL_COLUMNS) {

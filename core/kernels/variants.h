@@ -17,4 +17,11 @@ void kernels_fill_packed_avx2(struct kernels *table);
 void kernels_fill_packed_vnni(struct kernels *table);
 void kernels_fill_packed_neon(struct kernels *table);
 
+/* And for those of packed BF16. */
+void kernels_fill_bf16_ref(struct kernels *table);
+void kernels_fill_bf16_avx2(struct kernels *table);
+void kernels_fill_bf16_avx512(struct kernels *table);
+void kernels_fill_bf16_dpbf16(struct kernels *table);
+void kernels_fill_bf16_neon(struct kernels *table);
+
 #endif

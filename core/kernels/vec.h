@@ -9,6 +9,7 @@
  *   vf_fma(a, b, c)             a * b + c, rounded once
  *   vf_max(a, b), vf_min(a, b)  b where either is NaN
  *   vf_ldexp(x, n)              x * 2^n, n integral, of the range of exp: 0 and infinity come out right
+ *   vf_bf16_first, _second      of VEC_WIDTH pairs of bf16 in memory, as floats
  *   vf_quad                     the same four floats in every quad
  *   vf_transpose_quads          quad q of vector v <-> quad v of vector q, of as many vectors as a vector has quads
  *   vf_load_quads(p, s)         VEC_WIDTH floats from each of as many rows p as a vector has quads, so transposed
@@ -88,6 +89,12 @@ static inline vf vf_load_bf16(const uint16_t *p) {
 }
 static inline vf vf_load_bf16_n(const uint16_t *p, int n) {
     return vec_bf16(_mm256_maskz_loadu_epi16(vec_first(n), p));
+}
+static inline vf vf_bf16_first(const void *pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16));
+}
+static inline vf vf_bf16_second(const void *pairs) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(-0x10000)));
 }
 static inline vf vf_load_f16(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
@@ -240,6 +247,12 @@ static inline vf vf_load_bf16(const uint16_t *p) {
 static inline vf vf_load_bf16_n(const uint16_t *p, int n) {
     return vec_bf16(vec_load_bits_n(p, n));
 }
+static inline vf vf_bf16_first(const void *pairs) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(pairs), 16));
+}
+static inline vf vf_bf16_second(const void *pairs) {
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(pairs), _mm256_set1_epi32(-0x10000)));
+}
 static inline vf vf_load_f16(const uint16_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
 }
@@ -379,6 +392,12 @@ static inline vf vf_load_bf16(const uint16_t *p) {
 }
 static inline vf vf_load_bf16_n(const uint16_t *p, int n) {
     return vec_bf16(vec_load_bits_n(p, n));
+}
+static inline vf vf_bf16_first(const void *pairs) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u8(vld1q_u8(pairs)), 16));
+}
+static inline vf vf_bf16_second(const void *pairs) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(vld1q_u8(pairs)), vdupq_n_u32(0xffff0000)));
 }
 static inline vf vf_load_f16(const uint16_t *p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));

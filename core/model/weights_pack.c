@@ -26,6 +26,8 @@ static bool packed_type(const struct matrix *matrix, const struct weights_loadin
     *type = matrix->type;
     if ((int)matrix->type < DT_N_WEIGHT_TYPES && loading->quantization != DT_F32)
         *type = matrix->k % dtype_block_elements(loading->quantization) == 0 ? loading->quantization : DT_Q8_0;
+    if (*type == DT_BF16 && !loading->bf16_activations)
+        return false;
     return packed_has_type(*type) && matrix->k % dtype_block_elements(*type) == 0;
 }
 
@@ -73,8 +75,14 @@ static void pack_columns(void *ctx, int item, int thread) {
     const struct matrix *from = work->from, *to = work->to;
     const int64_t column = (int64_t)item * ITEM_COLUMNS;
     const int64_t n = to->n - column < ITEM_COLUMNS ? to->n - column : ITEM_COLUMNS;
+    const size_t panel_bytes = packed_panel_bytes(to->type, to->k);
+    char *panel = work->panels + (size_t)(column / PANEL_COLUMNS) * panel_bytes;
     size_t row_bytes = dtype_bytes(to->type, to->k);
     const char *rows;
+    if (from->type == to->type && from->layout == MATRIX_IN_OUT) {
+        pack_panels_in_out(matrix_at(from, 0, column), dtype_bytes(from->type, from->stride), n, to->k, panel);
+        return;
+    }
     if (from->type == to->type) {
         rows = matrix_at(from, column, 0);
         row_bytes = dtype_bytes(from->type, from->stride);
@@ -86,8 +94,6 @@ static void pack_columns(void *ctx, int item, int thread) {
             quantize_row(to->type, values + c * to->k, blocks + (size_t)c * row_bytes, to->k);
         rows = blocks;
     }
-    const size_t panel_bytes = packed_panel_bytes(to->type, to->k);
-    char *panel = work->panels + (size_t)(column / PANEL_COLUMNS) * panel_bytes;
     for (int64_t c = 0; c < n; c += PANEL_COLUMNS, panel += panel_bytes)
         pack_panel(to->type, rows + (size_t)c * row_bytes, row_bytes,
                    (int)(n - c < PANEL_COLUMNS ? n - c : PANEL_COLUMNS), to->k, panel);

@@ -1,4 +1,4 @@
-/* Packing: once, while a checkpoint loads, its matrices are brought into the order that the integer kernels read, and
+/* Packing: once, while a checkpoint loads, its matrices are brought into the order that their kernels read, and
  * quantised first where that was asked for. */
 #ifndef CORE_MODEL_WEIGHTS_PACK_H
 #define CORE_MODEL_WEIGHTS_PACK_H
@@ -13,6 +13,7 @@
 struct weights_loading {
     enum dtype quantization; /* F32: none; else what float matrices become, as quantize_has_type has it;
                                 Q8_0 where k is no whole number of its blocks but of 32 */
+    bool bf16_activations;   /* BF16 matrices that stay BF16 are packed, so that gemm_run rounds their activations */
     const char *cache_dir;   /* where packed weights are kept, weight_cache.h; NULL: nowhere */
     const char *cache_name;  /* what files there begin with */
     bool verify;             /* check all of a cache, not a sample */

@@ -67,6 +67,26 @@ BENCH_TARGET static void peak_item(void *ctx, int item, int thread) {
         sums[0] = _mm512_add_epi32(sums[0], sums[c]);
     bench->sink[thread] += (uint64_t)_mm512_reduce_add_epi32(sums[0]);
 }
+#define BENCH_TARGET_BF16 __attribute__((target("avx512f,avx512bf16")))
+BENCH_TARGET_BF16 static void peak_bf16_item(void *ctx, int item, int thread) {
+    struct bench *bench = ctx;
+    const __m512bh a = (__m512bh)_mm512_set1_epi16((short)(0x3f80 + item)), b = (__m512bh)_mm512_set1_epi16(0x3f80);
+    __m512 sums[BENCH_PEAK_CHAINS];
+#pragma GCC unroll 12
+    for (int c = 0; c < BENCH_PEAK_CHAINS; c++)
+        sums[c] = _mm512_set1_ps((float)c);
+    for (int i = 0; i < BENCH_PEAK_STEPS; i++) {
+#pragma GCC unroll 12
+        for (int c = 0; c < BENCH_PEAK_CHAINS; c++) {
+            sums[c] = _mm512_dpbf16_ps(sums[c], a, b);
+            __asm__ volatile("" : "+v"(sums[c]));
+        }
+    }
+#pragma GCC unroll 12
+    for (int c = 1; c < BENCH_PEAK_CHAINS; c++)
+        sums[0] = _mm512_add_ps(sums[0], sums[c]);
+    bench->sink[thread] += (uint64_t)_mm512_reduce_add_ps(sums[0]);
+}
 BENCH_TARGET static void read_item(void *ctx, int item, int thread) {
     struct bench *bench = ctx;
     const char *at = bench->read_buffer + (size_t)item * BENCH_READ_ITEM_BYTES;
@@ -79,11 +99,11 @@ BENCH_TARGET static void read_item(void *ctx, int item, int thread) {
 }
 
 /* Both limits, once. */
-static inline void bench_limits(struct bench *bench, double *peak_ops, double *read_bytes) {
+static inline void bench_limits(struct bench *bench, enum dtype type, double *peak_ops, double *read_bytes) {
     const int n_threads = pool_n_threads(bench->pool);
     double start = now_s();
-    pool_for(bench->pool, n_threads, peak_item, bench);
-    *peak_ops = 128.0 * BENCH_PEAK_STEPS * BENCH_PEAK_CHAINS * n_threads / (now_s() - start);
+    pool_for(bench->pool, n_threads, type == DT_BF16 ? peak_bf16_item : peak_item, bench);
+    *peak_ops = (type == DT_BF16 ? 64.0 : 128.0) * BENCH_PEAK_STEPS * BENCH_PEAK_CHAINS * n_threads / (now_s() - start);
     start = now_s();
     pool_for(bench->pool, BENCH_READ_BYTES / BENCH_READ_ITEM_BYTES, read_item, bench);
     *read_bytes = BENCH_READ_BYTES / (now_s() - start);
@@ -104,7 +124,7 @@ static inline void bench_type(struct bench *bench, enum dtype type) {
         const double ops = 2.0 * (double)m * BENCH_N * BENCH_K;
         const int repeats = m < 64 ? BENCH_MATRICES : 1;
         for (int round = 0; round < BENCH_ROUNDS; round++) {
-            bench_limits(bench, &peak[round], &read[round]);
+            bench_limits(bench, type, &peak[round], &read[round]);
             struct gemm_task task = {.x = x, .ldx = BENCH_K, .m = m, .y = y, .ldy = BENCH_N};
             const double start = now_s();
             for (int i = 0; i < repeats; i++) {
@@ -135,8 +155,8 @@ static inline int bench_packed(const char *type) {
     struct cpu_features cpu;
     static struct bench bench;
     cpu_features(&cpu);
-    if (!cpu.avx512_vnni) {
-        printf("the limits are measured with AVX-512 VNNI, which this processor has not\n");
+    if (!cpu.avx512_vnni || !cpu.avx512_bf16) {
+        printf("the limits are measured with AVX-512 VNNI and BF16, which this processor has not\n");
         return 2;
     }
     if (kernels_get(&bench.exec.kernels, &err) ||

@@ -1,14 +1,15 @@
-/* Random matrices of the block types for test_packed.c and its benchmark. */
+/* Random matrices of the types that can be packed for test_packed.c and its benchmark. */
 #ifndef TESTS_KERNELS_PACKED_WEIGHTS_H
 #define TESTS_KERNELS_PACKED_WEIGHTS_H
 
 #include <string.h>
 
 #include "core/format/dequant.h"
+#include "core/kernels/bf16_rows.h"
 #include "core/kernels/packed.h"
 #include "tests/kernels/check.h"
 
-static const enum dtype PACKED[] = {DT_Q4_0, DT_Q8_0, DT_Q4_K, DT_Q5_K, DT_Q6_K, DT_IQ4_XS, DT_MXFP4};
+static const enum dtype PACKED[] = {DT_Q4_0, DT_Q8_0, DT_Q4_K, DT_Q5_K, DT_Q6_K, DT_IQ4_XS, DT_MXFP4, DT_BF16};
 enum { N_PACKED_TYPES = sizeof PACKED / sizeof *PACKED };
 
 struct weights {
@@ -19,11 +20,12 @@ struct weights {
 
 /* Where the blocks of a type have their f16, -1 if nowhere. */
 static inline void f16_offsets(enum dtype type, int offsets[2]) {
-    offsets[0] = type == DT_MXFP4 ? -1 : type == DT_Q6_K ? 208 : 0;
+    offsets[0] = type == DT_MXFP4 || type == DT_BF16 ? -1 : type == DT_Q6_K ? 208 : 0;
     offsets[1] = type == DT_Q4_K || type == DT_Q5_K ? 2 : -1;
 }
 
-/* Any bytes are values and small scales; d is random between 2^-7 and 2, either sign - or 1. */
+/* Any bytes are values and small scales; d is random between 2^-7 and 2, either sign - or 1.  BF16: that random, or
+ * integers up to 7. */
 static inline void random_blocks(enum dtype type, uint8_t *blocks, int64_t n_blocks, bool unit) {
     const size_t bytes = dtype_block_bytes(type);
     int offsets[2];
@@ -39,13 +41,19 @@ static inline void random_blocks(enum dtype type, uint8_t *blocks, int64_t n_blo
         }
         if (type == DT_MXFP4)
             blocks[0] = (uint8_t)(unit ? 128 : rng() % 50 ? 115 + rng() % 16 : rng() % 4);
+        if (type == DT_BF16) {
+            const uint16_t bits = unit ? f32_to_bf16((float)rng_in(-7, 7))
+                                       : (uint16_t)((rng() & 0x8000) | (120 + rng() % 8) << 7 | (rng() & 0x7f));
+            memcpy(blocks, &bits, sizeof bits);
+        }
     }
 }
 
 static inline struct weights make_weights(enum dtype type, int64_t n, int64_t k, bool unit) {
     struct weights weights = {.packed = {.type = type, .layout = MATRIX_PACKED, .n = n, .k = k}};
     const int64_t row_blocks = k / dtype_block_elements(type), shift = rng_in(0, 3);
-    const size_t row_bytes = dtype_bytes(type, k) + (size_t)shift, panel_bytes = packed_panel_bytes(type, k);
+    const size_t row_bytes = dtype_bytes(type, k) + (size_t)(type == DT_BF16 ? 2 * shift : shift),
+                 panel_bytes = packed_panel_bytes(type, k);
     size_t bytes;
     if (!packed_bytes(type, n, k, &bytes))
         exit(2);

@@ -98,12 +98,22 @@ static void test_values(void **state) {
         enum matrix_layout layout;
         int64_t n, k;
         enum dtype quantization, packed; /* F32: stays */
+        bool bf16_activations;
     } cases[] = {
-        {DT_Q4_0, MATRIX_OUT_IN, 70, 96, DT_F32, DT_Q4_0},   {DT_Q8_0, MATRIX_OUT_IN, 1, 32, DT_F32, DT_Q8_0},
-        {DT_Q4_K, MATRIX_OUT_IN, 33, 512, DT_Q8_0, DT_Q4_K}, {DT_BF16, MATRIX_OUT_IN, 50, 96, DT_F32, DT_F32},
-        {DT_BF16, MATRIX_OUT_IN, 50, 96, DT_Q4_0, DT_Q4_0},  {DT_BF16, MATRIX_IN_OUT, 47, 512, DT_Q4_K, DT_Q4_K},
-        {DT_F16, MATRIX_IN_OUT, 64, 96, DT_Q8_0, DT_Q8_0},   {DT_F32, MATRIX_OUT_IN, 17, 96, DT_Q4_K, DT_Q8_0},
-        {DT_F32, MATRIX_IN_OUT, 17, 100, DT_Q8_0, DT_F32},
+        {DT_Q4_0, MATRIX_OUT_IN, 70, 96, DT_F32, DT_Q4_0, false},
+        {DT_Q8_0, MATRIX_OUT_IN, 1, 32, DT_F32, DT_Q8_0, false},
+        {DT_Q4_K, MATRIX_OUT_IN, 33, 512, DT_Q8_0, DT_Q4_K, false},
+        {DT_BF16, MATRIX_OUT_IN, 50, 96, DT_F32, DT_F32, false},
+        {DT_BF16, MATRIX_OUT_IN, 50, 96, DT_Q4_0, DT_Q4_0, false},
+        {DT_BF16, MATRIX_IN_OUT, 47, 512, DT_Q4_K, DT_Q4_K, false},
+        {DT_F16, MATRIX_IN_OUT, 64, 96, DT_Q8_0, DT_Q8_0, false},
+        {DT_F32, MATRIX_OUT_IN, 17, 96, DT_Q4_K, DT_Q8_0, false},
+        {DT_F32, MATRIX_IN_OUT, 17, 100, DT_Q8_0, DT_F32, false},
+        {DT_BF16, MATRIX_OUT_IN, 50, 96, DT_F32, DT_BF16, true},
+        {DT_BF16, MATRIX_IN_OUT, 47, 96, DT_F32, DT_BF16, true},
+        {DT_BF16, MATRIX_IN_OUT, 47, 96, DT_Q8_0, DT_Q8_0, true},
+        {DT_F16, MATRIX_OUT_IN, 50, 96, DT_F32, DT_F32, true},
+        {DT_F32, MATRIX_IN_OUT, 50, 96, DT_F32, DT_F32, true},
     };
     enum { N_CASES = sizeof cases / sizeof cases[0] };
     static struct sample samples[N_CASES];
@@ -115,8 +125,10 @@ static void test_values(void **state) {
         struct matrix m[2] = {s->stored, {0}}, *list[] = {&m[0], &m[1]};
         struct weights_storage storage;
         double last = 0;
-        const struct weights_loading loading = {
-            .quantization = cases[i].quantization, .progress = count_progress, .user = &last};
+        const struct weights_loading loading = {.quantization = cases[i].quantization,
+                                                .bf16_activations = cases[i].bf16_activations,
+                                                .progress = count_progress,
+                                                .user = &last};
         assert_int_equal(weights_pack(&storage, list, 2, NULL, &exec, &loading, NULL), 0);
         assert_null(m[1].data);
         if (cases[i].packed == DT_F32) {
