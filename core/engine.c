@@ -49,6 +49,7 @@ void l4_engine_options_init(struct l4_engine_options *options) {
         .experts_implementation = "auto",
         .gemm = "own",
         .quantization = "none",
+        .activations = "f32",
         .numa = "off",
         .max_running = 32,
         .max_queue = 256,
@@ -71,6 +72,10 @@ const char *const *l4_engine_gemm_names(void) {
 
 const char *const *l4_engine_quantization_names(void) {
     return engine_quantization_names();
+}
+
+const char *const *l4_engine_activations_names(void) {
+    return engine_activations_names();
 }
 
 const char *const *l4_engine_numa_names(void) {

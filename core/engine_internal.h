@@ -63,6 +63,7 @@ struct engine_parts {
     int32_t *end_ids; /* the model's own end tokens */
     char *name;
     const char *quantization; /* of most weights, as they are multiplied with */
+    const char *activations;  /* what multiplies them if they are BF16 */
     struct engine_budget budget;
     struct l4_engine_info info;
 };
@@ -73,6 +74,7 @@ int engine_parts_open(struct engine_parts *parts, const struct l4_engine_options
 void engine_parts_close(struct engine_parts *parts);
 
 const char *const *engine_quantization_names(void);
+const char *const *engine_activations_names(void);
 
 /* engine_parts_started - once all threads of the engine run: put the workers, `engine_thread` as the first of them, on
  * cores of their own where options->pin_threads says so (a system that does not allow it gets a warning), and end for

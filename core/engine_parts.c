@@ -65,6 +65,13 @@ const char *const *engine_quantization_names(void) {
     return names;
 }
 
+enum { ACTIVATIONS_F32, ACTIVATIONS_BF16 };
+
+const char *const *engine_activations_names(void) {
+    static const char *const names[] = {[ACTIVATIONS_F32] = "f32", [ACTIVATIONS_BF16] = "bf16", NULL};
+    return names;
+}
+
 /* ---- memory --------------------------------------------------------------------------------------------------- */
 
 static int64_t weights_bytes(const struct checkpoint *checkpoint) {
@@ -234,10 +241,13 @@ static int open_exec(struct engine_parts *parts, const struct l4_engine_options 
 
 static int open_model(struct engine_parts *parts, const struct l4_engine_options *options, struct l4_err *err) {
     struct progress progress = {options, "packing"};
-    int quantization = 0;
+    int quantization = 0, activations = ACTIVATIONS_F32;
     int rc = find_name(&quantization, "quantization", options->quantization, engine_quantization_names(), err);
+    if (rc == 0)
+        rc = find_name(&activations, "activations", options->activations, engine_activations_names(), err);
     const struct weights_loading loading = {
         .quantization = QUANTIZATIONS[quantization],
+        .bf16_activations = activations == ACTIVATIONS_BF16,
         .cache_dir = options->weight_cache && options->weight_cache[0] ? options->weight_cache : NULL,
         .cache_name = parts->name,
         .verify = options->verify,
@@ -251,6 +261,11 @@ static int open_model(struct engine_parts *parts, const struct l4_engine_options
                   checkpoint_bytes_of_type(checkpoint, DT_BF16));
     const bool changes = quantization != 0 && float_bytes > weights_bytes(checkpoint) / 2;
     parts->quantization = changes ? engine_quantization_names()[quantization] : checkpoint_quantization(checkpoint);
+    if (activations == ACTIVATIONS_BF16 && (quantization != 0 || checkpoint_bytes_of_type(checkpoint, DT_BF16) == 0)) {
+        say(options, L4_LOG_WARN, "activations = bf16 changes nothing: no weights are BF16");
+        activations = ACTIVATIONS_F32;
+    }
+    parts->activations = engine_activations_names()[activations];
     return rc == 0 ? llama4_open(&parts->model, checkpoint, &parts->exec, parts->backend, &loading, err) : rc;
 }
 
@@ -305,6 +320,7 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
         .quantization = parts->quantization,
         .experts_implementation = parts->backend->name,
         .gemm = gemm_impl_names()[parts->exec.gemm],
+        .activations = parts->activations,
         .cpu_kernels = parts->exec.kernels->name,
         .threads = pool_n_threads(parts->pool),
         .batch_invariant = parts->backend->batch_invariant && parts->exec.gemm == GEMM_OWN,
@@ -327,12 +343,12 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
     };
     const struct l4_engine_info *info = &parts->info;
     say(options, L4_LOG_INFO,
-        "model %s: %.1fM parameters (%.1fM active), %s, %lld MiB of weights; %d threads, kernels %s, experts %s, gemm "
-        "%s%s; context %lld tokens, KV cache %lld MiB for %lld tokens",
+        "model %s: %.1fM parameters (%.1fM active), %s, %lld MiB of weights; %d threads, kernels %s, activations %s, "
+        "experts %s, gemm %s%s; context %lld tokens, KV cache %lld MiB for %lld tokens",
         info->name, (double)info->parameters * 1e-6, (double)info->active_parameters * 1e-6, info->quantization,
-        engine_mib(weights_bytes(parts->checkpoint)), info->threads, info->cpu_kernels, info->experts_implementation,
-        info->gemm, info->batch_invariant ? "" : " (not batch-invariant)", (long long)info->max_context_tokens,
-        engine_mib(parts->budget.kv_bytes), (long long)info->kv_capacity_tokens);
+        engine_mib(weights_bytes(parts->checkpoint)), info->threads, info->cpu_kernels, info->activations,
+        info->experts_implementation, info->gemm, info->batch_invariant ? "" : " (not batch-invariant)",
+        (long long)info->max_context_tokens, engine_mib(parts->budget.kv_bytes), (long long)info->kv_capacity_tokens);
 }
 
 static const char *system_root(const struct engine_overrides *overrides) {

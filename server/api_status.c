@@ -51,6 +51,7 @@ static cJSON *describe_model(const struct server *server) {
     cJSON_AddNumberToObject(model, "model_context_length", (double)info->model_context_tokens);
     cJSON_AddNumberToObject(model, "kv_cache_tokens", (double)info->kv_capacity_tokens);
     cJSON_AddStringToObject(model, "quantization", info->quantization);
+    cJSON_AddStringToObject(model, "activations", info->activations);
     cJSON_AddStringToObject(model, "experts_implementation", info->experts_implementation);
     cJSON_AddStringToObject(model, "gemm", info->gemm);
     cJSON_AddBoolToObject(model, "batch_invariant", info->batch_invariant);

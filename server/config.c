@@ -481,6 +481,7 @@ void config_engine_options(const struct config *config, struct l4_engine_options
     options->experts_implementation = config->experts_implementation;
     options->gemm = config->gemm;
     options->quantization = config->quantization;
+    options->activations = config->activations;
     options->weight_cache = config->weight_cache;
     options->verify = config->verify;
     options->threads = (int)config->threads;

@@ -207,10 +207,11 @@ static void on_opened(uv_async_t *async) {
     const struct l4_engine_info *info = &server->info;
     char name[256];
     log_event(L4_LOG_INFO, NULL,
-              "ready model=%s quantization=%s parameters=%lld experts_implementation=%s gemm=%s kernels=%s threads=%d "
+              "ready model=%s quantization=%s activations=%s parameters=%lld experts_implementation=%s gemm=%s "
+              "kernels=%s threads=%d "
               "max_context=%lld kv_tokens=%lld",
-              log_quote(name, sizeof(name), server->model_name), info->quantization, (long long)info->parameters,
-              info->experts_implementation, info->gemm, info->cpu_kernels, info->threads,
+              log_quote(name, sizeof(name), server->model_name), info->quantization, info->activations,
+              (long long)info->parameters, info->experts_implementation, info->gemm, info->cpu_kernels, info->threads,
               (long long)info->max_context_tokens, (long long)info->kv_capacity_tokens);
 }
 

@@ -110,6 +110,7 @@ stage_golden() {
         check "golden experts, $cpu" "$golden" experts --experts all "$fixtures/experts.safetensors"
         check "golden generate, $cpu, every backend" "$golden" generate --experts all "$models/demo" "$fixtures/demo.golden.json"
         check "golden generate, $cpu, openblas" "$golden" generate --gemm openblas "$models/demo" "$fixtures/demo.golden.json"
+        check "golden generate, $cpu, bf16 activations" "$golden" generate --activations bf16 --logprobs 0.02 "$models/demo" "$fixtures/demo.golden.json"
         check "golden sampler, $cpu" "$golden" sampler "$fixtures/samplers"
         # integer products: within 0.1% of exact arithmetic on the dequantised weights
         check "golden generate, $cpu, Q4_0" "$golden" generate --perplexity 1.27340 --tolerance 1e-3 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
@@ -127,6 +128,7 @@ stage_golden() {
     check "a checkpoint as GGUF" /usr/bin/python3 tests/golden/hf_to_gguf.py "$models/demo" "$BUILD/demo-BF16.gguf"
     check "golden text, BF16 as GGUF" "$golden" text "$BUILD/demo-BF16.gguf" "$fixtures/demo.golden.json"
     check "golden generate, BF16 as GGUF, every backend" "$golden" generate --experts all "$BUILD/demo-BF16.gguf" "$fixtures/demo.golden.json"
+    check "golden generate, BF16 as GGUF, bf16 activations, every backend" "$golden" generate --experts all --activations bf16 --logprobs 0.02 "$BUILD/demo-BF16.gguf" "$fixtures/demo.golden.json"
 
     local bad=$BUILD/spoiled spoil="/usr/bin/python3 tests/golden/spoil.py"
     for tensor in hidden_states.2 router_logits.1 top_k_index.0 top_k_weights.0 logits greedy_ids; do
@@ -142,6 +144,7 @@ stage_golden() {
     refuse "a wrong piece" "$golden" pretokenize "$bad/pretokenize.json"
     cp "$fixtures/gguf_types.gguf" "$bad/" && $spoil "$fixtures/gguf_types.safetensors" "$bad/gguf_types.safetensors" iq1_m
     refuse "a wrong value of a block type" "$golden" gguf-types "$bad/gguf_types"
+    refuse "bf16 activations where f32 are expected" "$golden" generate --activations bf16 "$models/demo" "$fixtures/demo.golden.json"
     refuse "a wrong perplexity" "$golden" generate --perplexity 1.27342 "$BUILD/demo-Q4_0-F32.gguf" "$fixtures/demo.golden.json"
     refuse "another model's perplexity" "$golden" generate --like "$models/demo" --tolerance 1e-5 "$BUILD/demo-q4_k.gguf" "$fixtures/demo.golden.json"
     echo '{}' >"$bad/empty.json" # nothing to compare is no match

@@ -30,6 +30,7 @@ struct l4_engine_options {
     const char *experts_implementation; /* "auto", "eager", "batched_mm", "grouped_mm" */
     const char *gemm;                   /* "own", "openblas" */
     const char *quantization;           /* what float matrices become as they load: "none", "q8_0", "q4_0", "q4_k" */
+    const char *activations;  /* what multiplies BF16 matrices: "f32", or "bf16": rounded, by bf16 dot products */
     const char *weight_cache; /* a directory that keeps packed weights for the next start; NULL or "" = none */
     bool verify;              /* check all of a weight cache, not a sample */
     int threads;              /* 0 = the physical cores that affinity mask and control groups' CPU quota allow */
@@ -53,10 +54,11 @@ struct l4_engine_options {
 /* Fills in the defaults of every field. */
 void l4_engine_options_init(struct l4_engine_options *options);
 
-/* What experts_implementation, gemm, quantization and numa may be: a NULL-terminated list of names. */
+/* What experts_implementation, gemm, quantization, activations and numa may be: a NULL-terminated list of names. */
 const char *const *l4_engine_experts_names(void);
 const char *const *l4_engine_gemm_names(void);
 const char *const *l4_engine_quantization_names(void);
+const char *const *l4_engine_activations_names(void);
 const char *const *l4_engine_numa_names(void);
 
 /* l4_engine_open - map and check a checkpoint, start the threads.  Blocks while loading; any thread.
@@ -75,6 +77,7 @@ struct l4_engine_info {
     const char *quantization;           /* of most weights: "bf16", "q4_k", ... */
     const char *experts_implementation; /* as configured: "auto" stays "auto" */
     const char *gemm;
+    const char *activations; /* "bf16" where weights that stayed BF16 are multiplied so; else "f32" */
     const char *cpu_kernels; /* "avx512", ... */
     int threads;
     bool batch_invariant; /* false with eager or openblas */

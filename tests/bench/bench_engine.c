@@ -103,8 +103,8 @@ int main(int argc, char **argv) {
     l4_engine_info(session.engine, &info);
     if (!l4_engine_tokenizer(session.engine) || info.max_context_tokens < LONG_PROMPT_TOKENS + 1)
         fail(options.model, "needs a tokenizer and a context of 2049 tokens");
-    printf("engine: %s, %s, %d threads, kernels %s, experts %s, gemm %s\n", info.name, info.quantization, info.threads,
-           info.cpu_kernels, info.experts_implementation, info.gemm);
+    printf("engine: %s, %s, %d threads, kernels %s, activations %s, experts %s, gemm %s\n", info.name,
+           info.quantization, info.threads, info.cpu_kernels, info.activations, info.experts_implementation, info.gemm);
     double one[RUNS], many[RUNS], prefill[RUNS];
     decode_rate(&session, 1); /* pages in, clocks up */
     for (int i = 0; i < RUNS; i++) {

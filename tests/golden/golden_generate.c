@@ -2,7 +2,9 @@
  * greedy answers.  Goes through the public API, as the server does.
  *
  * --perplexity X: the model is a quantised one.  It need not agree with the file, but its perplexity over the documents
- * must be X, give or take Y of it.  --like MODEL: X is the perplexity of that model. */
+ * must be X, give or take Y of it.  --like MODEL: X is the perplexity of that model.
+ * --logprobs Z: activations are rounded.  Log-probabilities agree to Z only, and answers may part where the two best
+ * tokens are closer than that. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,13 +18,23 @@
  * closer than the margin. */
 static const double LOGPROB_TOLERANCE = 1e-3, NLL_TOLERANCE = 1e-4, MARGIN = 1e-3;
 
-static void open_model(struct session *session, const char *model, const char *experts, const char *gemm) {
+/* What is asked for on the command line. */
+struct wanted {
+    const char *experts, *gemm, *activations;
+    const char *like;  /* NULL: no other model */
+    double perplexity; /* negative: what the file says, and greedy answers too */
+    double tolerance;
+    double logprob_tolerance, nll_tolerance, margin;
+};
+
+static void open_model(struct session *session, const char *model, const struct wanted *wanted) {
     struct l4_engine_options options;
     struct l4_err err;
     l4_engine_options_init(&options);
     options.model = model;
-    options.experts_implementation = experts;
-    options.gemm = gemm;
+    options.experts_implementation = wanted->experts;
+    options.gemm = wanted->gemm;
+    options.activations = wanted->activations;
     options.max_queue = L4_MAX_QUEUE;
     if (session_open(session, &options, NULL, &err) != 0)
         golden_fail("%s: %s", model, err.message);
@@ -123,14 +135,6 @@ static void read_ids(const cJSON *array, struct l4_tokens *ids) {
 
 /* ---- nll: documents ------------------------------------------------------------------------------------------- */
 
-/* What is asked for on the command line. */
-struct wanted {
-    const char *experts, *gemm;
-    const char *like;  /* NULL: no other model */
-    double perplexity; /* negative: what the file says, and greedy answers too */
-    double tolerance;
-};
-
 /* The documents, each with its summed negative log-likelihood: answers [n], the caller's. */
 static struct answer *score_documents(struct session *session, const cJSON *documents) {
     size_t n = (size_t)cJSON_GetArraySize(documents), i = 0;
@@ -172,7 +176,7 @@ static bool check_nll(struct session *session, const cJSON *documents, const str
         double want = member(document, "nll", cJSON_IsNumber)->valuedouble;
         double error = fabs(answer->prompt_nll - want) / (double)(answer->n_scored ? answer->n_scored : 1);
         bool same_length = answer->n_scored + 1 == (size_t)member(document, "tokens", cJSON_IsNumber)->valueint;
-        n_matched += same_length && error <= NLL_TOLERANCE;
+        n_matched += same_length && error <= wanted->nll_tolerance;
         worst = error > worst ? error : worst;
         want_nll += want;
         n_tokens += answer->n_scored;
@@ -195,19 +199,19 @@ static bool check_nll(struct session *session, const cJSON *documents, const str
 
 /* How many leading tokens agree in id and log-probability. */
 static size_t agreement(const struct answer *answer, const struct l4_tokens *want, const cJSON *logprobs,
-                        double *worst) {
+                        double tolerance, double *worst) {
     size_t i = 0;
     while (i < answer->ids.len && i < want->len && answer->ids.ids[i] == want->ids[i]) {
         double error = fabs(answer->logprobs[i] - cJSON_GetArrayItem(logprobs, (int)i)->valuedouble);
         *worst = error > *worst ? error : *worst;
-        if (error > LOGPROB_TOLERANCE)
+        if (error > tolerance)
             break;
         i++;
     }
     return i;
 }
 
-static bool check_greedy(struct session *session, const cJSON *cases) {
+static bool check_greedy(struct session *session, const cJSON *cases, const struct wanted *wanted) {
     enum { MAX_NEW_TOKENS = 96 };
     size_t n = (size_t)cJSON_GetArraySize(cases), i = 0, n_matched = 0, n_close = 0;
     struct answer *answers = answers_new(n);
@@ -230,11 +234,12 @@ static bool check_greedy(struct session *session, const cJSON *cases) {
         struct l4_tokens want = {0};
         read_ids(member(one, "ids", cJSON_IsArray), &want);
         const char *text = member(one, "text", cJSON_IsString)->valuestring;
-        size_t n_agree = agreement(answer, &want, member(one, "logprobs", cJSON_IsArray), &worst);
+        size_t n_agree =
+            agreement(answer, &want, member(one, "logprobs", cJSON_IsArray), wanted->logprob_tolerance, &worst);
         bool same_text = answer->text.len == strlen(text) && memcmp(answer->text.data, text, answer->text.len) == 0;
         if (n_agree == want.len && answer->ids.len == want.len && same_text)
             n_matched++;
-        else if (member(one, "smallest_top2_margin", cJSON_IsNumber)->valuedouble <= MARGIN)
+        else if (member(one, "smallest_top2_margin", cJSON_IsNumber)->valuedouble <= wanted->margin)
             n_close++;
         else
             fprintf(stderr, "greedy %zu: differs at token %zu of %zu\n", i - 1, n_agree, want.len);
@@ -242,7 +247,7 @@ static bool check_greedy(struct session *session, const cJSON *cases) {
     }
     printf("greedy: %zu of %zu match in ids, text and log-probabilities", n_matched, n);
     if (n_close > 0)
-        printf(", %zu more part at a choice closer than %g", n_close, MARGIN);
+        printf(", %zu more part at a choice closer than %g", n_close, wanted->margin);
     printf("; largest error of a log-probability %.2e\n", worst);
     answers_free(answers, n);
     return n > 0 && n_matched + n_close == n;
@@ -251,8 +256,9 @@ static bool check_greedy(struct session *session, const cJSON *cases) {
 static double perplexity_of_model(const struct wanted *wanted, const cJSON *file) {
     struct session session;
     const cJSON *documents = member(file, "nll", cJSON_IsArray);
+    const struct wanted plain = {.experts = "auto", .gemm = wanted->gemm, .activations = "f32"};
     size_t n = (size_t)cJSON_GetArraySize(documents);
-    open_model(&session, wanted->like, "auto", wanted->gemm);
+    open_model(&session, wanted->like, &plain);
     struct answer *answers = score_documents(&session, documents);
     double perplexity = perplexity_of(answers, n);
     answers_free(answers, n);
@@ -265,30 +271,41 @@ static bool check_all(const char *model, const struct wanted *wanted, const cJSO
     struct session session;
     if (!has_nll && !has_greedy)
         golden_fail("neither nll nor greedy in the file");
-    printf("%s, gemm %s:\n", wanted->experts, wanted->gemm);
-    open_model(&session, model, wanted->experts, wanted->gemm);
+    printf("%s, gemm %s, activations %s:\n", wanted->experts, wanted->gemm, wanted->activations);
+    open_model(&session, model, wanted);
     if (has_nll || wanted->perplexity >= 0)
         ok = check_nll(&session, member(file, "nll", cJSON_IsArray), wanted);
     if (has_greedy && wanted->perplexity < 0)
-        ok = check_greedy(&session, member(file, "greedy", cJSON_IsArray)) && ok;
+        ok = check_greedy(&session, member(file, "greedy", cJSON_IsArray), wanted) && ok;
     session_close(&session);
     return ok;
 }
 
 int golden_generate(int argc, char **argv) {
-    struct wanted wanted = {.experts = "auto", .gemm = "own", .perplexity = -1, .tolerance = 5e-6};
+    struct wanted wanted = {.experts = "auto",
+                            .gemm = "own",
+                            .activations = "f32",
+                            .perplexity = -1,
+                            .tolerance = 5e-6,
+                            .logprob_tolerance = LOGPROB_TOLERANCE,
+                            .nll_tolerance = NLL_TOLERANCE,
+                            .margin = MARGIN};
     int i = 1;
     for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i += 2) {
         if (strcmp(argv[i], "--experts") == 0)
             wanted.experts = argv[i + 1];
         else if (strcmp(argv[i], "--gemm") == 0)
             wanted.gemm = argv[i + 1];
+        else if (strcmp(argv[i], "--activations") == 0)
+            wanted.activations = argv[i + 1];
         else if (strcmp(argv[i], "--perplexity") == 0)
             wanted.perplexity = atof(argv[i + 1]);
         else if (strcmp(argv[i], "--like") == 0)
             wanted.like = argv[i + 1];
         else if (strcmp(argv[i], "--tolerance") == 0)
             wanted.tolerance = atof(argv[i + 1]);
+        else if (strcmp(argv[i], "--logprobs") == 0)
+            wanted.logprob_tolerance = wanted.nll_tolerance = wanted.margin = atof(argv[i + 1]);
         else
             return GOLDEN_USAGE;
     }

@@ -70,6 +70,10 @@ const char *const *l4_engine_experts_names(void) {
     return names;
 }
 
+const char *const *l4_engine_activations_names(void) {
+    static const char *const names[] = {"f32", "bf16", NULL};
+    return names;
+}
 const char *const *l4_engine_quantization_names(void) {
     static const char *const names[] = {"none", "q8_0", "q4_0", "q4_k", NULL};
     return names;
@@ -384,6 +388,7 @@ void l4_engine_info(const struct l4_engine *engine, struct l4_engine_info *info)
     int64_t max_context = engine->options.max_context_tokens > 0 ? engine->options.max_context_tokens : 32768;
     *info = (struct l4_engine_info){.name = engine->name,
                                     .quantization = "bf16",
+                                    .activations = "f32",
                                     .experts_implementation = engine->options.experts_implementation,
                                     .gemm = engine->options.gemm,
                                     .cpu_kernels = "none",

@@ -130,6 +130,9 @@ static void bad_options_are_named(void **state) {
     options = options_for(DEMO);
     options.quantization = "magic";
     refused(options, L4_E_INVALID, "quantization 'magic' is unknown; valid are: none, q8_0, q4_0, q4_k");
+    options = options_for(DEMO);
+    options.activations = "f16";
+    refused(options, L4_E_INVALID, "activations 'f16' is unknown; valid are: f32, bf16");
     options = options_for(DEMO_Q4_0);
     options.weight_cache = "tests/no_such_directory";
     refused(options, L4_E_IO, "weight_cache: tests/no_such_directory is no directory");
@@ -163,6 +166,7 @@ static void info_tells_what_was_chosen(void **state) {
     assert_string_equal(info.quantization, "bf16");
     assert_string_equal(info.experts_implementation, "auto");
     assert_string_equal(info.gemm, "own");
+    assert_string_equal(info.activations, "f32");
     assert_true(info.batch_invariant);
     assert_int_equal(info.threads, 2);
     assert_int_equal(info.max_context_tokens, 1000);
@@ -236,13 +240,17 @@ static void weight_cache_changes_nothing(void **state) {
     struct tempdir dir;
     tempdir_init(&dir);
     static const struct {
-        const char *model, *quantization;
-    } cases[] = {{DEMO_Q4_0, "none"}, {DEMO, "q8_0"}, {DEMO, "q4_k"}};
+        const char *model, *quantization, *activations, *logged;
+    } cases[] = {{DEMO_Q4_0, "none", "f32", ", q4_0, "},
+                 {DEMO, "q8_0", "f32", ", q8_0, "},
+                 {DEMO, "q4_k", "f32", ", q4_k, "},
+                 {DEMO, "none", "bf16", ", activations bf16, "}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct answer plain_answer = {0}, answers[3] = {0};
         struct l4_engine_options options = options_for(cases[i].model);
         options.quantization = cases[i].quantization;
-        run_logged(options, &plain_answer, i == 0 ? ", q4_0, " : i == 1 ? ", q8_0, " : ", q4_k, ");
+        options.activations = cases[i].activations;
+        run_logged(options, &plain_answer, cases[i].logged);
         options.weight_cache = dir.path;
         run_logged(options, &answers[0], "model ");
         run_logged(options, &answers[1], "packed weights from ");
@@ -257,6 +265,29 @@ static void weight_cache_changes_nothing(void **state) {
         answer_free(&plain_answer);
     }
     tempdir_fini(&dir);
+}
+
+static void bf16_activations_without_bf16_weights_are_named(void **state) {
+    (void)state;
+    static const struct {
+        const char *model, *quantization;
+    } cases[] = {{SCOUT, "none"}, {DEMO, "q8_0"}, {DEMO_Q4_0, "none"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct session session;
+        struct l4_err err;
+        struct l4_engine_info info;
+        struct l4_engine_options options = options_for(cases[i].model);
+        options.quantization = cases[i].quantization;
+        options.activations = "bf16";
+        options.log = keep_log;
+        if (session_open(&session, &options, NULL, &err) != 0)
+            fail_msg("%s", err.message);
+        l4_engine_info(session.engine, &info);
+        session_close(&session);
+        assert_string_equal(info.activations, "f32");
+        assert_non_null(strstr(log_lines.data, "1 activations = bf16 changes nothing: no weights are BF16"));
+        l4_buf_free(&log_lines);
+    }
 }
 
 static void opening_survives_any_failed_allocation(void **state) {
@@ -618,6 +649,7 @@ int main(void) {
         cmocka_unit_test(info_tells_what_was_chosen),
         cmocka_unit_test(too_little_memory_is_told_in_numbers),
         cmocka_unit_test(weight_cache_changes_nothing),
+        cmocka_unit_test(bf16_activations_without_bf16_weights_are_named),
         cmocka_unit_test(opening_survives_any_failed_allocation),
         cmocka_unit_test(chat_answers),
         cmocka_unit_test(stop_strings_cut_across_tokens),

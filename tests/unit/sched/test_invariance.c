@@ -195,6 +195,7 @@ struct variant {
     const char *experts, *gemm;
     int threads;
     const struct kernels *kernels; /* NULL = the best */
+    const char *activations;
 };
 
 /* Everything at random that must not matter. */
@@ -226,6 +227,7 @@ static void open_variant(struct session *session, const struct variant *variant,
     options.model = variant->model;
     options.experts_implementation = variant->experts;
     options.gemm = variant->gemm;
+    options.activations = variant->activations;
     options.threads = variant->threads;
     options.max_context_tokens = CONTEXT;
     options.kv_cache_bytes = kv_bytes;
@@ -295,29 +297,29 @@ static void run_together(const struct variant *variant, uint64_t seed, struct an
 
 static struct answer alone[N_REQUESTS], together[N_REQUESTS];
 
-static void check_variant(const char *model, const char *experts, int threads, uint64_t seed) {
-    const struct variant variant = {model, experts, "own", threads, NULL};
+static void check_variant(const char *model, const char *experts, int threads, const char *activations, uint64_t seed) {
+    const struct variant variant = {model, experts, "own", threads, NULL, activations};
     run_together(&variant, seed, together);
     assert_int_equal(count_different(alone, together), 0);
 }
 
-static void check_model(const char *model, bool every_combination) {
+static void check_model(const char *model, bool every_combination, const char *activations) {
     static const char *const backends[] = {"batched_mm", "grouped_mm", "auto"};
-    const struct variant variant = {model, "auto", "own", 1, NULL};
+    const struct variant variant = {model, "auto", "own", 1, NULL, activations};
     uint64_t seed = 1;
     run_alone(&variant, alone);
     if (!every_combination) {
-        check_variant(model, "auto", 2, seed);
+        check_variant(model, "auto", 2, activations, seed);
         return;
     }
     for (int i = 0; i < 3; i++)
         for (int threads = 1; threads <= 2; threads++)
-            check_variant(model, backends[i], threads, seed++);
+            check_variant(model, backends[i], threads, activations, seed++);
 }
 
 /* Sampled answers may part where a random number falls between two nearly equal sums: rarely. */
 static void check_model_close(const char *model, const char *experts, const char *gemm) {
-    struct variant variant = {model, experts, gemm, 2, NULL};
+    struct variant variant = {model, experts, gemm, 2, NULL, "f32"};
     int n_parted = 0;
     run_alone(&variant, alone);
     run_together(&variant, 99, together);
@@ -399,7 +401,7 @@ static void make_f32_copy(const struct tempdir *dir) {
 
 static void demo_bf16(void **state) {
     (void)state;
-    check_model("tests/models/demo", WHOLE);
+    check_model("tests/models/demo", WHOLE, "f32");
 }
 
 static void demo_f32(void **state) {
@@ -407,18 +409,24 @@ static void demo_f32(void **state) {
     struct tempdir dir;
     tempdir_init(&dir);
     make_f32_copy(&dir);
-    check_model(dir.path, WHOLE);
+    check_model(dir.path, WHOLE, "f32");
     tempdir_fini(&dir);
 }
 
 static void scout_f32(void **state) { /* attention chunks of 16: pages come and go */
     (void)state;
-    check_model("tests/fixtures/scout", true);
+    check_model("tests/fixtures/scout", true, "f32");
 }
 
 static void maverick_bf16(void **state) {
     (void)state;
-    check_model("tests/fixtures/maverick", true);
+    check_model("tests/fixtures/maverick", true, "f32");
+}
+
+static void bf16_activations(void **state) {
+    (void)state;
+    check_model("tests/fixtures/maverick", true, "bf16");
+    check_model("tests/models/demo", WHOLE, "bf16");
 }
 
 static void eager_agrees_to_rounding(void **state) {
@@ -467,7 +475,7 @@ static void a_broken_kernel_is_found_out(void **state) {
             broken.gemm[type][layout] = broken_gemm;
     static const char *const models[] = {"tests/fixtures/scout", "tests/models/demo"};
     for (int i = 0; i < 1 + WHOLE; i++) {
-        struct variant variant = {models[i], "auto", "own", 2, &broken};
+        struct variant variant = {models[i], "auto", "own", 2, &broken, "f32"};
         run_alone(&variant, alone);
         run_together(&variant, 7, together);
         int n = count_different(alone, together);
@@ -486,6 +494,7 @@ int main(void) {
         cmocka_unit_test(maverick_bf16),
         cmocka_unit_test(demo_bf16),
         cmocka_unit_test(demo_f32),
+        cmocka_unit_test(bf16_activations),
         cmocka_unit_test(eager_agrees_to_rounding),
         cmocka_unit_test(openblas_agrees_to_rounding),
         cmocka_unit_test(a_broken_kernel_is_found_out),
