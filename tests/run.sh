@@ -66,7 +66,7 @@ stage_kernels() {
 
 stage_arm64() {
     local program
-    for program in test_kernels test_packed; do
+    for program in test_kernels test_packed test_limits; do
         count "$program, arm64 under qemu" qemu-aarch64 "$BUILD/arm64/$program" --quick
     done
 }
