@@ -3,9 +3,9 @@
  * 64 requests of mixed lengths, greedy and sampled, run alone, one after the other; then all together: arriving in
  * random order and at random times, their prompts cut into random chunks, with sequences set back at random and for
  * want of pages.  Tokens, text, ends and all log-probabilities must be the same, bit for bit, for every batch-invariant
- * experts backend, with one thread and with two, on F32 and BF16 weights; where arithmetic is not batch-invariant
- * (eager, gemm = openblas), log-probabilities agree to 1e-4.  A kernel that is broken on purpose must be found out by
- * the very same comparison.
+ * experts backend, with one thread and with two, on F32, BF16, Q8_0, Q4_0 and Q4_K weights; where arithmetic is not
+ * batch-invariant (eager, gemm = openblas), log-probabilities agree to 1e-4.  A kernel that is broken on purpose must
+ * be found out by the very same comparison.
  *
  * Built with a sanitizer, which makes everything ten to a hundred times slower, 16 shorter requests run instead of 64,
  * and the demo model with the default settings only; the small fixtures still go through every combination. */
@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "core/format/safetensors.h"
+#include "llama4/quantize.h"
 #include "tests/lib/session.h"
 #include "tests/lib/tempdir.h"
 
@@ -429,6 +430,38 @@ static void bf16_activations(void **state) {
     check_model("tests/models/demo", WHOLE, "bf16");
 }
 
+/* The demo model in a quantised file of its own. */
+static const char *make_quantised(const struct tempdir *dir, const char *type) {
+    const char *path = tempdir_file(dir, "demo.gguf");
+    const struct l4_quantize_options options = {.source = "tests/models/demo", .target = path, .type = type};
+    struct l4_err err;
+    if (l4_quantize(&options, NULL, &err) != 0)
+        fail_msg("%s", err.message);
+    return path;
+}
+
+static void check_quantised(const char *type) {
+    struct tempdir dir;
+    tempdir_init(&dir);
+    check_model(make_quantised(&dir, type), WHOLE, "f32");
+    tempdir_fini(&dir);
+}
+
+static void demo_q8_0(void **state) {
+    (void)state;
+    check_quantised("q8_0");
+}
+
+static void demo_q4_0(void **state) {
+    (void)state;
+    check_quantised("q4_0");
+}
+
+static void demo_q4_k(void **state) {
+    (void)state;
+    check_quantised("q4_k");
+}
+
 static void eager_agrees_to_rounding(void **state) {
     (void)state;
     if (WHOLE)
@@ -465,27 +498,47 @@ static void broken_gemm(const struct matrix *w, int64_t n_begin, int64_t n_end, 
     gemm(&first, n_begin, n_end, x, ldx, m, y, ldy, true, scratch);
 }
 
+/* The last bit of what four rows and more give. */
+static void broken_qgemm(const struct matrix *w, int64_t n_begin, int64_t n_end, const struct quantized_rows *x,
+                         int64_t row_begin, int64_t row_end, float *y, int64_t ldy, bool accumulate) {
+    sound->qgemm[w->type](w, n_begin, n_end, x, row_begin, row_end, y, ldy, accumulate);
+    for (int64_t row = row_begin; row_end - row_begin >= 4 && row < row_end; row++)
+        for (int64_t n = n_begin; n < n_end; n++)
+            y[row * ldy + n] = nextafterf(y[row * ldy + n], INFINITY);
+}
+
+static void expect_found_out(const char *model, const struct kernels *broken) {
+    struct variant variant = {model, "auto", "own", 2, broken, "f32"};
+    run_alone(&variant, alone);
+    run_together(&variant, 7, together);
+    int n = count_different(alone, together);
+    print_message("           broken kernel: %d of %d answers differ\n", n, N_REQUESTS);
+    assert_true(n > N_REQUESTS / 4);
+    variant.kernels = sound; /* and only the kernel was to blame */
+    run_alone(&variant, alone);
+    run_together(&variant, 7, together);
+    assert_int_equal(count_different(alone, together), 0);
+}
+
 static void a_broken_kernel_is_found_out(void **state) {
     (void)state;
     struct l4_err err;
+    struct tempdir dir;
     assert_int_equal(kernels_get(&sound, &err), 0);
     struct kernels broken = *sound;
     for (int type = 0; type < DT_N_WEIGHT_TYPES; type++)
         for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++)
             broken.gemm[type][layout] = broken_gemm;
-    static const char *const models[] = {"tests/fixtures/scout", "tests/models/demo"};
-    for (int i = 0; i < 1 + WHOLE; i++) {
-        struct variant variant = {models[i], "auto", "own", 2, &broken, "f32"};
-        run_alone(&variant, alone);
-        run_together(&variant, 7, together);
-        int n = count_different(alone, together);
-        print_message("           broken kernel: %d of %d answers differ\n", n, N_REQUESTS);
-        assert_true(n > N_REQUESTS / 4);
-        variant.kernels = sound; /* and only the kernel was to blame */
-        run_alone(&variant, alone);
-        run_together(&variant, 7, together);
-        assert_int_equal(count_different(alone, together), 0);
-    }
+    expect_found_out("tests/fixtures/scout", &broken);
+    if (WHOLE)
+        expect_found_out("tests/models/demo", &broken);
+
+    broken = *sound;
+    for (int type = 0; type < DT_COUNT; type++)
+        broken.qgemm[type] = sound->qgemm[type] != NULL ? broken_qgemm : NULL;
+    tempdir_init(&dir);
+    expect_found_out(make_quantised(&dir, "q4_0"), &broken);
+    tempdir_fini(&dir);
 }
 
 int main(void) {
@@ -495,6 +548,9 @@ int main(void) {
         cmocka_unit_test(demo_bf16),
         cmocka_unit_test(demo_f32),
         cmocka_unit_test(bf16_activations),
+        cmocka_unit_test(demo_q8_0),
+        cmocka_unit_test(demo_q4_0),
+        cmocka_unit_test(demo_q4_k),
         cmocka_unit_test(eager_agrees_to_rounding),
         cmocka_unit_test(openblas_agrees_to_rounding),
         cmocka_unit_test(a_broken_kernel_is_found_out),
