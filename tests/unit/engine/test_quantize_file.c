@@ -339,6 +339,19 @@ static void tied_embeddings_and_biases(void **state) {
     unlink(path);
 }
 
+/* Of a multimodal checkpoint the text half. */
+static void vision_is_left_out(void **state) {
+    (void)state;
+    const char *path = tempdir_file(&dir, "text.gguf");
+    assert_int_equal(quantize(edited("tests/fixtures/multimodal", "config.json", CONVENTIONS), path, "bf16").n_tensors,
+                     3 + 2 * 13);
+    struct checkpoint *checkpoint;
+    assert_int_equal(checkpoint_open(&checkpoint, path, NULL, NULL, NULL), 0);
+    assert_int_equal(checkpoint_config(checkpoint)->n_layers, 2);
+    checkpoint_close(checkpoint);
+    unlink(path);
+}
+
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 static void bad_arguments(void **state) {
@@ -499,17 +512,12 @@ static void out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_as_another_engines),
-        cmocka_unit_test(gguf_sources),
-        cmocka_unit_test(threads_do_not_matter),
-        cmocka_unit_test(it_still_knows_paris),
-        cmocka_unit_test(rows_that_do_not_fit),
-        cmocka_unit_test(tied_embeddings_and_biases),
-        cmocka_unit_test(bad_arguments),
-        cmocka_unit_test(what_gguf_cannot_say),
-        cmocka_unit_test(bad_numbers),
-        cmocka_unit_test(progress_and_stopping),
-        cmocka_unit_test(out_of_memory),
+        cmocka_unit_test(same_as_another_engines), cmocka_unit_test(gguf_sources),
+        cmocka_unit_test(threads_do_not_matter),   cmocka_unit_test(it_still_knows_paris),
+        cmocka_unit_test(rows_that_do_not_fit),    cmocka_unit_test(tied_embeddings_and_biases),
+        cmocka_unit_test(vision_is_left_out),      cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(what_gguf_cannot_say),    cmocka_unit_test(bad_numbers),
+        cmocka_unit_test(progress_and_stopping),   cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,5 +1,5 @@
 /* A checkpoint and the same one as GGUF: other names, experts apart and the other way round, RoPE scaling as divisors -
- * and the same logits. */
+ * and the same logits.  The file comes from a script of the tests, and from l4_quantize. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/model/llama4.h"
+#include "llama4/quantize.h"
 #include "tests/lib/random_data.h"
 #include "tests/lib/tempdir.h"
 
@@ -56,18 +57,20 @@ static float *forward(const char *path, const char *experts, int64_t *vocab) {
 static void copy_config(const char *from, const char *to) {
     static const struct {
         const char *key, *value;
-    } conventions[] = {{"\"attention_chunk_size\": ", "8192"}, {"\"floor_scale\": ", "8192"}};
+    } conventions[] = {{"\"attention_chunk_size\": ", "8192"},
+                       {"\"floor_scale\": ", "8192"},
+                       {"\"attn_temperature_tuning\": ", "true"}};
     static char text[16384];
     FILE *file = fopen(from, "rb");
     assert_non_null(file);
     size_t n = fread(text, 1, sizeof text - 64, file);
     text[n] = '\0';
     fclose(file);
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 3; i++) {
         char *value = strstr(text, conventions[i].key);
         assert_non_null(value);
         value += strlen(conventions[i].key);
-        const char *rest = value + strspn(value, "0123456789.");
+        const char *rest = value + strcspn(value, ",\n");
         memmove(value + 4, rest, strlen(rest) + 1);
         memcpy(value, conventions[i].value, 4);
     }
@@ -75,6 +78,16 @@ static void copy_config(const char *from, const char *to) {
     assert_non_null(file);
     assert_true(fputs(text, file) >= 0);
     assert_int_equal(fclose(file), 0);
+}
+
+static void same_logits(const char *path, const char *experts, const float *want) {
+    int64_t vocab;
+    float *have = forward(path, experts, &vocab);
+    for (int64_t i = 0; i < N_TOKENS * vocab; i++)
+        if (!(fabsf(have[i] - want[i]) <= 1e-4F))
+            fail_msg("%s, %s: logit %lld is %g instead of %g", path, experts, (long long)i, (double)have[i],
+                     (double)want[i]);
+    free(have);
 }
 
 static void check_same(const char *fixture) {
@@ -94,14 +107,14 @@ static void check_same(const char *fixture) {
     snprintf(from, sizeof from, "%s/hf", dir.path);
     snprintf(to, sizeof to, "%s/model.gguf", dir.path);
     float *want = forward(from, "auto", &vocab);
-    for (int e = 0; e < 4; e++) {
-        float *have = forward(to, experts[e], &vocab);
-        for (int64_t i = 0; i < N_TOKENS * vocab; i++)
-            if (!(fabsf(have[i] - want[i]) <= 1e-4F))
-                fail_msg("%s, %s: logit %lld is %g instead of %g", fixture, experts[e], (long long)i, (double)have[i],
-                         (double)want[i]);
-        free(have);
-    }
+    for (int e = 0; e < 4; e++)
+        same_logits(to, experts[e], want);
+    snprintf(to, sizeof to, "%s/written.gguf", dir.path);
+    const struct l4_quantize_options options = {.source = from, .target = to, .type = "f32", .threads = 2};
+    struct l4_err err;
+    if (l4_quantize(&options, NULL, &err) != 0)
+        fail_msg("%s", err.message);
+    same_logits(to, "auto", want);
     free(want);
     tempdir_fini(&dir);
 }
@@ -115,10 +128,16 @@ static void test_biases_and_tied_embeddings(void **state) {
     check_same("tests/fixtures/top2");
 }
 
+static void test_interpolated_rope_and_dense_layers(void **state) {
+    (void)state;
+    check_same("tests/fixtures/interp");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scaled_rope),
         cmocka_unit_test(test_biases_and_tied_embeddings),
+        cmocka_unit_test(test_interpolated_rope_and_dense_layers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
