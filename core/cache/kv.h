@@ -4,6 +4,10 @@
  *   for each KV head: k [head_dim][KV_PAGE_TOKENS], then v [KV_PAGE_TOKENS][head_dim]:
  * in the order in which attention reads, the columns of each of its products side by side.
  * Position p lies in page p / KV_PAGE_TOKENS of its sequence, at slot p % KV_PAGE_TOKENS.
+ *
+ * With a prefix cache, sequences that were told to (kv_seq_share) have their full pages in common: a page is entered
+ * into an index (prefix.h) when its last position is there, and never written again.  It stays after the sequence until
+ * somebody needs a page and none is free.  What a sequence reads is the same with and without.
  * Thread: engine. */
 #ifndef CORE_CACHE_KV_H
 #define CORE_CACHE_KV_H
@@ -15,6 +19,12 @@
 #include "llama4/error.h"
 
 enum { KV_PAGE_TOKENS = 64 };
+
+/* Sequences share pages only under the same salt.  Padded with zeros. */
+enum { KV_SALT_BYTES = 64 };
+struct kv_salt {
+    char bytes[KV_SALT_BYTES];
+};
 
 struct kv_pool;
 struct kv_seq;
@@ -29,21 +39,38 @@ int64_t kv_pages_needed(const struct model_config *config, int64_t n_tokens, int
 int kv_pool_open(struct kv_pool **out, const struct model_config *config, int64_t n_pages,
                  struct l4_err *err) L4_MUST_CHECK;
 void kv_pool_close(struct kv_pool *pool); /* every sequence must be closed; NULL is allowed */
+/* kv_pool_cache_prefixes - from now on pages may be shared and kept.  Before the first sequence.  Errors: L4_E_NOMEM.
+ */
+int kv_pool_cache_prefixes(struct kv_pool *pool, struct l4_err *err) L4_MUST_CHECK;
+/* Pages that no sequence uses, the cached ones among them. */
 int64_t kv_pool_free_pages(const struct kv_pool *pool);
 int64_t kv_pool_total_pages(const struct kv_pool *pool);
+/* Pages that no sequence uses, kept for the next one; and how many such were given up for others so far. */
+int64_t kv_pool_cached_pages(const struct kv_pool *pool);
+uint64_t kv_pool_evicted_pages(const struct kv_pool *pool);
 
 int kv_seq_open(struct kv_seq **out, struct kv_pool *pool, struct l4_err *err) L4_MUST_CHECK;
 void kv_seq_close(struct kv_seq *seq); /* gives its pages back; NULL is allowed */
 
+/* kv_seq_share - find and leave full pages in the pool's prefix cache, if it has one, among those of this salt.  At
+ * length 0, nothing reserved; kv_seq_clear does not undo it. */
+void kv_seq_share(struct kv_seq *seq, const struct kv_salt *salt);
+/* kv_seq_reuse - go on with cached pages as far as they hold what this sequence would compute next.
+ *   tokens [n_tokens]: the sequence's own from position 0; at most all of them are covered.
+ *   Returns by how many positions the sequence is longer now: a multiple of KV_PAGE_TOKENS, 0 where nothing fits. */
+int64_t kv_seq_reuse(struct kv_seq *seq, const int32_t *tokens, int64_t n_tokens);
+
 /* kv_seq_reserve - pages for positions length .. length + n_tokens - 1 of every layer.
  *   Errors: L4_E_KV_FULL (nothing was taken), L4_E_NOMEM. */
 int kv_seq_reserve(struct kv_seq *seq, int64_t n_tokens) L4_MUST_CHECK;
-/* kv_seq_advance - n_tokens more positions hold data; gives back the pages of chunked layers that no later position
- * sees. */
-void kv_seq_advance(struct kv_seq *seq, int64_t n_tokens);
+/* kv_seq_advance - n_tokens more positions hold data, that of tokens[0 .. n_tokens - 1]; gives back the pages of
+ * chunked layers that no later position sees. */
+void kv_seq_advance(struct kv_seq *seq, const int32_t *tokens, int64_t n_tokens);
 /* kv_seq_clear - back to length 0, all pages given back. */
 void kv_seq_clear(struct kv_seq *seq);
 int64_t kv_seq_length(const struct kv_seq *seq);
+/* Pages that the sequence uses, its own and shared ones. */
+int64_t kv_seq_pages(const struct kv_seq *seq);
 
 /* The keys [head_dim][KV_PAGE_TOKENS] and the values [KV_PAGE_TOKENS][head_dim] of one KV head in the page that holds
  * position.  The page must be reserved and not given back. */

@@ -317,7 +317,7 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
         return l4_err_set(err, L4_E_NOMEM, "no memory for the logits of %lld tokens", (long long)s.n_rows);
 
     for (int i = 0; i < n_segments; i++)
-        kv_seq_advance(segments[i].kv, segments[i].n_tokens);
+        kv_seq_advance(segments[i].kv, segments[i].tokens, segments[i].n_tokens);
     return 0;
 }
 

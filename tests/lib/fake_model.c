@@ -68,7 +68,7 @@ static void run_segment(const struct model_config *config, const struct llama4_s
             *logits += config->vocab_size;
         }
     }
-    kv_seq_advance(segment->kv, segment->n_tokens);
+    kv_seq_advance(segment->kv, segment->tokens, segment->n_tokens);
 }
 
 int fake_model_forward(void *ctx, const struct llama4_segment *segments, int n_segments, float *logits,

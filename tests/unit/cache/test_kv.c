@@ -118,7 +118,7 @@ static void random_lives(int64_t chunk, int64_t n_pages, unsigned seed, int *n_f
         } else if (life->reserved > life->length) {
             int64_t n = 1 + rand_r(&seed) % (life->reserved - life->length);
             fill(&config, life, life->length, n);
-            kv_seq_advance(life->seq, n);
+            kv_seq_advance(life->seq, NULL, n);
             life->length += n;
         }
         if (step % 8 == 0)
@@ -183,7 +183,7 @@ static void test_pages_needed(void **state) {
                     assert_int_equal(kv_seq_reserve(seq, n), 0);
                     int64_t used = needed - kv_pool_free_pages(pool);
                     most = used > most ? used : most;
-                    kv_seq_advance(seq, n);
+                    kv_seq_advance(seq, NULL, n);
                 }
                 assert_true(most <= needed);
                 if (steps[s] == 1 && chunks[c] % KV_PAGE_TOKENS == 0)

@@ -122,7 +122,7 @@ static void run_step(const struct model_config *config, const struct exec *exec,
                        (size_t)(n_tokens[i] * config->n_heads * d) * sizeof *out);
     }
     for (int i = 0; i < N_SEQS; i++)
-        kv_seq_advance(seqs[i].kv, n_tokens[i]);
+        kv_seq_advance(seqs[i].kv, NULL, n_tokens[i]);
     free(q);
     free(out);
     arena_fini(&arena);
