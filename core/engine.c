@@ -55,6 +55,7 @@ void l4_engine_options_init(struct l4_engine_options *options) {
         .max_queue = 256,
         .max_step_ms = 500,
         .max_chunk_tokens = 512,
+        .prefix_cache = true,
     };
 }
 

@@ -389,6 +389,8 @@ static int open_parts(struct engine_parts *parts, const struct l4_engine_options
     rc = open_model(parts, options, err);
     if (rc == 0)
         rc = kv_pool_open(&parts->kv, config, parts->budget.kv_pages, err);
+    if (rc == 0 && options->prefix_cache)
+        rc = kv_pool_cache_prefixes(parts->kv, err);
     if (rc == 0)
         rc = open_sched(parts, options, &overrides->hooks, err);
     if (rc == 0) {

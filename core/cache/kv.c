@@ -189,6 +189,10 @@ void kv_seq_share(struct kv_seq *seq, const struct kv_salt *salt) {
     seq->key = prefix_root_key(salt);
 }
 
+bool kv_seq_shares(const struct kv_seq *seq) {
+    return seq->is_shared;
+}
+
 /* The sequence's pages of block b in layers of this kind are those of the block, which it uses from now on.  Where the
  * block has none, it takes the sequence's. */
 static void use_part(struct kv_seq *seq, struct prefix_block *block, size_t b, enum prefix_kind kind) {

@@ -12,6 +12,7 @@
 #ifndef CORE_CACHE_KV_H
 #define CORE_CACHE_KV_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -55,6 +56,8 @@ void kv_seq_close(struct kv_seq *seq); /* gives its pages back; NULL is allowed 
 /* kv_seq_share - find and leave full pages in the pool's prefix cache, if it has one, among those of this salt.  At
  * length 0, nothing reserved; kv_seq_clear does not undo it. */
 void kv_seq_share(struct kv_seq *seq, const struct kv_salt *salt);
+/* Whether it does so, which it ceases to when it runs out of memory. */
+bool kv_seq_shares(const struct kv_seq *seq);
 /* kv_seq_reuse - go on with cached pages as far as they hold what this sequence would compute next.
  *   tokens [n_tokens]: the sequence's own from position 0; at most all of them are covered.
  *   Returns by how many positions the sequence is longer now: a multiple of KV_PAGE_TOKENS, 0 where nothing fits. */

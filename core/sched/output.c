@@ -59,6 +59,7 @@ static void output_last(struct sched *sched, struct request *request, enum reque
     event->user = request->user;
     event->n_prompt = request->n_prompt;
     event->n_generated = request_n_generated(request);
+    event->n_cached = request->n_cached;
     double admitted_s = request->admitted_s >= 0 ? request->admitted_s : now_s;
     double first_token_s = request->first_token_s >= 0 ? request->first_token_s : now_s;
     event->queue_s = admitted_s - request->submitted_s;

@@ -3,15 +3,10 @@
 
 #include "core/sched/sched_internal.h"
 
-/* Whether log-probabilities of the prompt have still to go out. */
-static bool scores_prompt(const struct request *request) {
-    return request->prompt_logprobs && request->n_prompt_events < request->n_prompt;
-}
-
 /* Rows of logits that the request's next n tokens ask for: all of them where they may predict prompt tokens that are to
  * be scored, else the last one of all, which gives the next token. */
 static int32_t logits_wanted(const struct request *request, int64_t n) {
-    if (scores_prompt(request))
+    if (request_scores_prompt(request))
         return (int32_t)n;
     return n == request_n_pending(request);
 }
@@ -72,7 +67,7 @@ static int64_t chunk_of(const struct sched *sched, const struct request *request
     int64_t n = request_n_pending(request);
     if (n > tokens_left)
         n = tokens_left;
-    if (scores_prompt(request) && n > rows_left)
+    if (request_scores_prompt(request) && n > rows_left)
         n = rows_left;
     return n > 0 && hooks->chunk ? hooks->chunk(hooks->user, (int32_t)n) : n;
 }
@@ -87,13 +82,14 @@ static void plan_prompts(struct sched *sched) {
             i++;
             continue;
         }
+        sched_reuse(sched, request); /* an older one may have computed the same since this one was admitted */
         int64_t n = chunk_of(sched, request, tokens_left, rows_left);
         if (n == 0)
             return; /* no rows left: it goes on in the next step, and nobody overtakes it */
         enum added added = plan_add(sched, request, (int32_t)n);
         if (added == ADDED) {
             tokens_left -= n;
-            if (scores_prompt(request))
+            if (request_scores_prompt(request))
                 rows_left -= sched->plan[sched->n_plan - 1].n_logits;
         }
         if (added != ADDED_GONE)

@@ -31,6 +31,8 @@ void request_set_state(struct request *request, enum request_state state) {
     request->state = state;
 }
 
+_Static_assert((int)KV_SALT_BYTES == (int)L4_MAX_SALT_BYTES, "every salt that is allowed fits");
+
 /* ---- checks --------------------------------------------------------------------------------------------------- */
 
 static int check_range(const char *field, double value, double min, double max, struct l4_err *err) {
@@ -128,6 +130,9 @@ static int check(const struct l4_request *from, const struct request_limits *lim
         rc = check_sampling(&from->sampling, limits->vocab_size, err);
     if (rc == 0)
         rc = check_stop(from, limits, err);
+    if (rc == 0 && from->salt && strlen(from->salt) > L4_MAX_SALT_BYTES)
+        rc = l4_err_set(err, L4_E_INVALID, "salt has %zu bytes: allowed are at most %d", strlen(from->salt),
+                        L4_MAX_SALT_BYTES);
     if (rc == 0)
         rc = check_range("n_top_logprobs", from->n_top_logprobs, 0, L4_MAX_TOP_LOGPROBS, err);
     return rc;
@@ -179,10 +184,13 @@ int request_open(struct request **out, const struct l4_request *from, const stru
         .logprobs = from->logprobs,
         .prompt_logprobs = from->prompt_logprobs,
         .n_top_logprobs = from->n_top_logprobs,
+        .no_prefix_cache = from->no_prefix_cache,
         .admitted_s = -1,
         .first_token_s = -1,
     };
     snprintf(request->log_id, sizeof request->log_id, "%s", from->log_id ? from->log_id : "-");
+    if (from->salt)
+        memcpy(&request->salt, from->salt, strlen(from->salt));
     if (limits->tokenizer)
         l4_detok_init(&request->detok, limits->tokenizer, from->show_special);
     if (!copy_fields(request, from)) {

@@ -52,12 +52,15 @@ struct request {
     size_t n_stop_ids;
     bool ignore_eos, logprobs, prompt_logprobs;
     int n_top_logprobs;
+    struct kv_salt salt;
+    bool no_prefix_cache;
 
     struct kv_seq *kv;              /* NULL before the first admission; length 0 after being set back */
     struct sample_history *history; /* NULL where no penalty looks at it */
     struct l4_detok detok;
     struct stop_matcher stop;
-    int64_t n_prompt_computed; /* high-water mark: recomputation is not counted again */
+    int64_t n_prompt_computed; /* high-water mark, what was cached included: recomputation is not counted again */
+    int64_t n_cached;          /* of these, what others had computed */
     int64_t n_prompt_events;   /* L4_EVENT_PROMPT events that have gone out */
 
     double submitted_s, admitted_s, first_token_s; /* negative = not yet */
@@ -78,6 +81,10 @@ void request_set_state(struct request *request, enum request_state state);
 /* Tokens of the answer so far. */
 static inline int64_t request_n_generated(const struct request *request) {
     return (int64_t)request->tokens.len - request->n_prompt;
+}
+/* Whether log-probabilities of the prompt have still to go out. */
+static inline bool request_scores_prompt(const struct request *request) {
+    return request->prompt_logprobs && request->n_prompt_events < request->n_prompt;
 }
 /* Tokens whose keys and values are not in the cache: 1 while decoding. */
 static inline int64_t request_n_pending(const struct request *request) {

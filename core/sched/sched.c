@@ -90,10 +90,15 @@ void sched_stats(const struct sched *sched, struct l4_engine_stats *stats) {
         .n_running = sched->n_running,
         .kv_pages_used = total - kv_pool_free_pages(sched->config.kv),
         .kv_pages_total = total,
+        .kv_pages_cached = kv_pool_cached_pages(sched->config.kv),
         .steps = sched->steps,
         .preemptions = sched->preemptions,
         .prompt_tokens = sched->prompt_tokens,
         .generated_tokens = sched->generated_tokens,
+        .prefix_lookups = sched->prefix_lookups,
+        .prefix_hits = sched->prefix_hits,
+        .prefix_hit_tokens = sched->prefix_hit_tokens,
+        .prefix_evicted_pages = kv_pool_evicted_pages(sched->config.kv),
     };
 }
 
@@ -136,23 +141,56 @@ static void drop_cancelled(struct sched *sched, double now_s) {
 
 /* ---- admission ------------------------------------------------------------------------------------------------ */
 
-/* Pages that a sequence needs for what it holds now and the next few tokens. */
-static int64_t pages_for(const struct sched *sched, const struct request *request) {
-    return kv_pages_needed(sched->config.model_config, (int64_t)request->tokens.len + KV_PAGE_TOKENS,
-                           sched->config.max_chunk_tokens);
+/* Pages that a sequence needs for what it holds now and the next few tokens, besides those that it has. */
+static int64_t pages_to_come(const struct sched *sched, const struct request *request) {
+    int64_t pages = kv_pages_needed(sched->config.model_config, (int64_t)request->tokens.len + KV_PAGE_TOKENS,
+                                    sched->config.max_chunk_tokens);
+    int64_t has = kv_seq_pages(request->kv);
+    return pages > has ? pages - has : 0;
 }
 
 /* Whether the pages are there for the whole prompt of one more, whatever the others' prompts still need: so nobody is
- * set back soon after, except by answers growing long. */
+ * set back soon after, except by answers growing long.  What it has got from the prefix cache is in use already. */
 static bool has_room(const struct sched *sched, const struct request *request) {
     if (sched->n_running == 0)
         return true;
-    if (sched->n_running == sched->config.max_running)
-        return false;
-    int64_t pages = pages_for(sched, request);
+    int64_t pages = pages_to_come(sched, request);
     for (int i = 0; i < sched->n_running; i++)
-        pages += pages_for(sched, sched->running[i]);
-    return pages <= kv_pool_total_pages(sched->config.kv);
+        pages += pages_to_come(sched, sched->running[i]);
+    return pages <= kv_pool_free_pages(sched->config.kv);
+}
+
+/* How many of its tokens may come out of the cache: one is computed to get the next, and all whose logits score the
+ * prompt. */
+static int64_t max_reused(const struct request *request) {
+    if (request_scores_prompt(request))
+        return request->n_prompt_events > 0 ? request->n_prompt_events - 1 : 0;
+    return (int64_t)request->tokens.len - 1;
+}
+
+/* What a prompt's computed part has grown by since the last look. */
+static int64_t prompt_progress(struct sched *sched, struct request *request) {
+    int64_t computed = kv_seq_length(request->kv), before = request->n_prompt_computed;
+    if (computed > request->n_prompt)
+        computed = request->n_prompt;
+    if (computed <= before)
+        return 0;
+    request->n_prompt_computed = computed;
+    sched->prompt_tokens += (uint64_t)(computed - before);
+    return computed - before;
+}
+
+/* Not what a sequence that was set back finds of its own. */
+static void count_cached(struct sched *sched, struct request *request) {
+    int64_t n = prompt_progress(sched, request);
+    sched->prefix_hits += n > 0 && request->n_cached == 0;
+    sched->prefix_hit_tokens += (uint64_t)n;
+    request->n_cached += n;
+}
+
+void sched_reuse(struct sched *sched, struct request *request) {
+    if (kv_seq_reuse(request->kv, request->tokens.ids, max_reused(request)) > 0)
+        count_cached(sched, request);
 }
 
 /* What a request needs only once it runs: a long queue stays cheap. */
@@ -162,6 +200,8 @@ static int prepare(struct sched *sched, struct request *request) {
         int rc = kv_seq_open(&request->kv, sched->config.kv, NULL);
         if (rc != 0)
             return rc;
+        if (!request->no_prefix_cache)
+            kv_seq_share(request->kv, &request->salt);
     }
     if (request->history || (s->repetition_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0))
         return 0;
@@ -172,7 +212,7 @@ static int prepare(struct sched *sched, struct request *request) {
 }
 
 static void admit(struct sched *sched, double now_s) {
-    while (sched->queue && has_room(sched, sched->queue)) {
+    while (sched->queue && sched->n_running < sched->config.max_running) {
         struct request *request = sched->queue;
         if (prepare(sched, request) != 0) {
             struct l4_err error;
@@ -180,15 +220,24 @@ static void admit(struct sched *sched, double now_s) {
             output_error(sched, request, &error, now_s);
             continue;
         }
+        kv_seq_reuse(request->kv, request->tokens.ids, max_reused(request));
+        if (!has_room(sched, request)) {
+            kv_seq_clear(request->kv);
+            return;
+        }
         DL_DELETE(sched->queue, request);
         sched->n_queued--;
         sched->running[sched->n_running++] = request;
         request_set_state(request, REQUEST_PREFILL);
+        if (request->admitted_s < 0 && kv_seq_shares(request->kv) && max_reused(request) > 0)
+            sched->prefix_lookups++;
+        count_cached(sched, request);
         if (request->admitted_s < 0)
             request->admitted_s = now_s;
-        sched_log(sched, L4_LOG_DEBUG, request, "runs: %lld prompt tokens, %lld generated, %d running, %d waiting",
-                  (long long)request->n_prompt, (long long)request_n_generated(request), sched->n_running,
-                  sched->n_queued);
+        sched_log(sched, L4_LOG_DEBUG, request,
+                  "runs: %lld prompt tokens, %lld generated, %lld cached, %d running, %d waiting",
+                  (long long)request->n_prompt, (long long)request_n_generated(request),
+                  (long long)kv_seq_length(request->kv), sched->n_running, sched->n_queued);
     }
 }
 
@@ -224,13 +273,7 @@ static void observe(struct sched *sched, double seconds) {
             n_decode++;
         else
             n_prompt += entry->n_tokens;
-        int64_t computed = kv_seq_length(request->kv);
-        if (computed > request->n_prompt)
-            computed = request->n_prompt;
-        if (computed > request->n_prompt_computed) {
-            sched->prompt_tokens += (uint64_t)(computed - request->n_prompt_computed);
-            request->n_prompt_computed = computed;
-        }
+        prompt_progress(sched, request);
     }
     step_cost_observe(&sched->cost, n_decode, n_prompt, seconds);
     sched->steps++;

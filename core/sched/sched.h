@@ -3,7 +3,8 @@
  * Between two steps requests join and leave.  A step takes one token of every sequence that decodes and then pieces of
  * prompts, oldest first, as many tokens as time allows (step_cost.h).  First come, first served: nobody overtakes the
  * head of the queue.  When KV pages run out, the youngest running sequence is set back to the head of the queue and
- * computed again later; the oldest can always go on, since the pool holds one full context.
+ * computed again later; the oldest can always go on, since the pool holds one full context.  Cached pages that nobody
+ * uses count as free everywhere: they never make anyone wait.
  *
  * None of that shows in the results: what a request gets depends on the request alone.
  * Thread: engine (request->cancelled and the stored statistics aside). */

@@ -34,6 +34,7 @@ struct sched {
 
     struct l4_event *events, *last_event;
     uint64_t steps, preemptions, prompt_tokens, generated_tokens;
+    uint64_t prefix_lookups, prefix_hits, prefix_hit_tokens;
 };
 
 static inline double sched_now(const struct sched *sched) {
@@ -43,6 +44,8 @@ void sched_log(const struct sched *sched, enum l4_log_level level, const struct 
     L4_PRINTF(4, 5);
 
 /* ---- sched.c ---- */
+/* Take over what the prefix cache holds of the request's pending tokens. */
+void sched_reuse(struct sched *sched, struct request *request);
 /* Set the youngest running sequence back to the head of the queue. */
 void sched_preempt_youngest(struct sched *sched, const char *why);
 /* The request has reached a final state and left: take it out of the running ones and free it. */

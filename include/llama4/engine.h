@@ -42,6 +42,7 @@ struct l4_engine_options {
     int max_queue;              /* requests beyond max_running; one more is refused with L4_E_QUEUE_FULL */
     int max_step_ms;            /* a prefill chunk beside running decodes is cut so that a step stays below this */
     int max_chunk_tokens;       /* and never holds more prompt tokens than this */
+    bool prefix_cache; /* pages of the KV cache are shared between prompts that begin alike, and kept for later ones */
 
     /* Called from the engine thread (log: also from the opening thread); must not block; `user` is handed through. */
     void (*wakeup)(void *user); /* events are waiting; coalesce freely */
@@ -124,6 +125,7 @@ enum {
     L4_MAX_STOP_IDS = 128,
     L4_MAX_TEMPERATURE = 100,
     L4_MAX_PENALTY = 100, /* presence, frequency: -100 .. 100; repetition: 0.01 .. 100 */
+    L4_MAX_SALT_BYTES = 64,
 };
 
 /* Everything is borrowed for the call of l4_engine_submit only: the engine keeps a copy of its own. */
@@ -141,6 +143,10 @@ struct l4_request {
     bool logprobs;        /* token events carry log-probabilities ... */
     int n_top_logprobs;   /* ... and this many alternatives, 0..L4_MAX_TOP_LOGPROBS */
     bool prompt_logprobs; /* L4_EVENT_PROMPT events: one per prompt token, in order, before the first token */
+    /* The prefix cache changes no token, but how soon the first one comes tells what others have asked before. Requests
+     * of different salts share nothing. */
+    const char *salt;     /* at most L4_MAX_SALT_BYTES; NULL = "" */
+    bool no_prefix_cache; /* neither use cached pages nor leave any */
     const char *log_id;   /* for log lines; copied, cut at 63 bytes */
     void *user;           /* comes back in every event */
 };
@@ -196,7 +202,8 @@ struct l4_event {
     int32_t stop_token; /* which token id ended it, -1 if none did */
 
     /* DONE, ERROR */
-    int64_t n_prompt, n_generated, n_cached; /* n_generated counts the stop token, too */
+    int64_t n_prompt, n_generated; /* n_generated counts the stop token, too */
+    int64_t n_cached;              /* prompt tokens that came out of the prefix cache */
     double queue_s, prefill_s, decode_s;
     struct l4_err error; /* ERROR */
 };
@@ -218,8 +225,11 @@ struct l4_experts_stats {
 
 struct l4_engine_stats {
     int64_t n_queued, n_running;
-    int64_t kv_pages_used, kv_pages_total;
-    uint64_t steps, preemptions, prompt_tokens, generated_tokens;
+    int64_t kv_pages_used, kv_pages_total; /* used: by what runs */
+    int64_t kv_pages_cached;               /* in the prefix cache, used by nobody: there for whoever needs a page */
+    uint64_t steps, preemptions, prompt_tokens, generated_tokens; /* prompt_tokens: computed or cached */
+    uint64_t prefix_lookups, prefix_hits;                         /* requests: that might use cached tokens, that did */
+    uint64_t prefix_hit_tokens, prefix_evicted_pages;
     struct l4_experts_stats experts;
 };
 /* A snapshot, any thread. */

@@ -1,11 +1,11 @@
 /* What a request gets depends on the request alone.
  *
- * 64 requests of mixed lengths, greedy and sampled, run alone, one after the other; then all together: arriving in
- * random order and at random times, their prompts cut into random chunks, with sequences set back at random and for
- * want of pages.  Tokens, text, ends and all log-probabilities must be the same, bit for bit, for every batch-invariant
- * experts backend, with one thread and with two, on F32, BF16, Q8_0, Q4_0 and Q4_K weights; where arithmetic is not
- * batch-invariant (eager, gemm = openblas), log-probabilities agree to 1e-4.  A kernel that is broken on purpose must
- * be found out by the very same comparison.
+ * 64 requests of mixed lengths, greedy and sampled, run alone, one after the other, without a prefix cache; then all
+ * together: arriving in random order and at random times, their prompts cut into random chunks, with sequences set back
+ * at random and for want of pages, with a prefix cache and without one; some of the prompts begin alike.  Tokens, text,
+ * ends and all log-probabilities must be the same, bit for bit, for every batch-invariant experts backend, with one
+ * thread and with two, on F32, BF16, Q8_0, Q4_0 and Q4_K weights; where arithmetic is not batch-invariant (eager,
+ * gemm = openblas), log-probabilities agree to 1e-4.  A kernel that is broken on purpose must be found out by the very same comparison.
  *
  * Built with a sanitizer, which makes everything ten to a hundred times slower, 16 shorter requests run instead of 64,
  * and the demo model with the default settings only; the small fixtures still go through every combination. */
@@ -103,8 +103,13 @@ static void submit(struct session *session, int i, struct answer *answer) {
     l4_engine_info(session->engine, &info);
     int32_t prompt[MAX_PROMPT];
     uint32_t n = 1 + random_below(&random, random_below(&random, 4) == 0 ? MAX_PROMPT : MAX_PROMPT / 4);
+    bool begins_like_others = i % 3 == 1;
+    if (begins_like_others)
+        n = 1 + KV_PAGE_TOKENS + random_below(&random, MAX_PROMPT - KV_PAGE_TOKENS);
+    struct random common = {(uint64_t)i % 2};
     for (uint32_t j = 0; j < n; j++)
-        prompt[j] = (int32_t)random_below(&random, (uint32_t)info.vocab_size);
+        prompt[j] = (int32_t)random_below(begins_like_others && j < 2 * KV_PAGE_TOKENS ? &common : &random,
+                                          (uint32_t)info.vocab_size);
     const struct l4_text stop = {"the", 3};
     const struct l4_logit_bias bias = {prompt[0], 1.5F};
     struct l4_request request = {
@@ -195,6 +200,7 @@ struct variant {
     const char *model;
     const char *experts, *gemm;
     int threads;
+    bool prefix_cache;             /* where requests run together */
     const struct kernels *kernels; /* NULL = the best */
     const char *activations;
 };
@@ -221,7 +227,7 @@ static int random_preempt(void *user, int n_running) {
 }
 
 static void open_variant(struct session *session, const struct variant *variant, const struct engine_overrides *with,
-                         int64_t kv_bytes) {
+                         int64_t kv_bytes, bool prefix_cache) {
     struct l4_engine_options options;
     struct l4_err err;
     l4_engine_options_init(&options);
@@ -234,13 +240,14 @@ static void open_variant(struct session *session, const struct variant *variant,
     options.kv_cache_bytes = kv_bytes;
     options.max_running = N_REQUESTS;
     options.max_chunk_tokens = MAX_CHUNK;
+    options.prefix_cache = prefix_cache;
     if (session_open(session, &options, with, &err) != 0)
         fail_msg("%s: %s", variant->model, err.message);
 }
 
 static void run_alone(const struct variant *variant, struct answer *answers) {
     struct session session;
-    open_variant(&session, variant, &(struct engine_overrides){.kernels = variant->kernels}, 0);
+    open_variant(&session, variant, &(struct engine_overrides){.kernels = variant->kernels}, 0, false);
     memset(answers, 0, N_REQUESTS * sizeof *answers);
     for (int i = 0; i < N_REQUESTS; i++) {
         submit(&session, i, &answers[i]);
@@ -273,7 +280,7 @@ static void run_together(const struct variant *variant, uint64_t seed, struct an
     struct session session;
     struct l4_engine_stats stats;
     int order[N_REQUESTS], n_submitted = 0, n_ended = 0;
-    open_variant(&session, variant, &overrides, tight_kv_bytes(variant->model));
+    open_variant(&session, variant, &overrides, tight_kv_bytes(variant->model), variant->prefix_cache);
     memset(answers, 0, N_REQUESTS * sizeof *answers);
     for (int i = 0; i < N_REQUESTS; i++) {
         int j = (int)random_below(&chaos.arrivals, (uint32_t)i + 1);
@@ -291,36 +298,40 @@ static void run_together(const struct variant *variant, uint64_t seed, struct an
     l4_engine_stats(session.engine, &stats);
     session_close(&session);
     assert_true(stats.preemptions > 0 && chaos.most_running >= N_REQUESTS / 8);
-    print_message("           %s, gemm %s, %d threads: %llu steps, up to %d together, %llu set back\n",
-                  variant->experts, variant->gemm, variant->threads, (unsigned long long)stats.steps,
-                  chaos.most_running, (unsigned long long)stats.preemptions);
+    assert_int_equal(stats.prefix_hits > 0, variant->prefix_cache);
+    print_message(
+        "           %s, gemm %s, %d threads: %llu steps, up to %d together, %llu set back, %llu tokens from the "
+        "prefix cache\n",
+        variant->experts, variant->gemm, variant->threads, (unsigned long long)stats.steps, chaos.most_running,
+        (unsigned long long)stats.preemptions, (unsigned long long)stats.prefix_hit_tokens);
 }
 
 static struct answer alone[N_REQUESTS], together[N_REQUESTS];
 
-static void check_variant(const char *model, const char *experts, int threads, const char *activations, uint64_t seed) {
-    const struct variant variant = {model, experts, "own", threads, NULL, activations};
+static void check_variant(const char *model, const char *experts, int threads, bool prefix_cache,
+                          const char *activations, uint64_t seed) {
+    const struct variant variant = {model, experts, "own", threads, prefix_cache, NULL, activations};
     run_together(&variant, seed, together);
     assert_int_equal(count_different(alone, together), 0);
 }
 
 static void check_model(const char *model, bool every_combination, const char *activations) {
     static const char *const backends[] = {"batched_mm", "grouped_mm", "auto"};
-    const struct variant variant = {model, "auto", "own", 1, NULL, activations};
+    const struct variant variant = {model, "auto", "own", 1, false, NULL, activations};
     uint64_t seed = 1;
     run_alone(&variant, alone);
     if (!every_combination) {
-        check_variant(model, "auto", 2, activations, seed);
+        check_variant(model, "auto", 2, true, activations, seed);
         return;
     }
     for (int i = 0; i < 3; i++)
         for (int threads = 1; threads <= 2; threads++)
-            check_variant(model, backends[i], threads, activations, seed++);
+            check_variant(model, backends[i], threads, (i + threads) % 2 == 1, activations, seed++);
 }
 
 /* Sampled answers may part where a random number falls between two nearly equal sums: rarely. */
 static void check_model_close(const char *model, const char *experts, const char *gemm) {
-    struct variant variant = {model, experts, gemm, 2, NULL, "f32"};
+    struct variant variant = {model, experts, gemm, 2, true, NULL, "f32"};
     int n_parted = 0;
     run_alone(&variant, alone);
     run_together(&variant, 99, together);
@@ -330,7 +341,16 @@ static void check_model_close(const char *model, const char *experts, const char
     assert_true(n_parted <= N_REQUESTS / 8);
 }
 
-/* ---- a copy of the demo model with its weights widened to F32 ------------------------------------------------- */
+/* ---- a copy of the demo model with its weights widened to F32, and with small attention chunks ------------------ */
+
+/* Chunks that begin inside a page and are longer: what comes out of the prefix cache has a part of a chunk before it.
+ */
+static void shrink_chunks(char *config, size_t n) {
+    static const char key[] = "\"attention_chunk_size\": 8192", small[] = "\"attention_chunk_size\": 96  ";
+    char *at = memmem(config, n, key, strlen(key));
+    assert_non_null(at);
+    memcpy(at, small, strlen(small));
+}
 
 static void copy_file(const struct tempdir *dir, const char *name) {
     char from[128];
@@ -341,6 +361,8 @@ static void copy_file(const struct tempdir *dir, const char *name) {
     size_t n = fread(bytes, 1, 4 << 20, in);
     assert_true(feof(in));
     fclose(in);
+    if (strcmp(name, "config.json") == 0)
+        shrink_chunks(bytes, n);
     tempdir_write(dir, name, bytes, n);
     free(bytes);
 }
@@ -508,7 +530,7 @@ static void broken_qgemm(const struct matrix *w, int64_t n_begin, int64_t n_end,
 }
 
 static void expect_found_out(const char *model, const struct kernels *broken) {
-    struct variant variant = {model, "auto", "own", 2, broken, "f32"};
+    struct variant variant = {model, "auto", "own", 2, true, broken, "f32"};
     run_alone(&variant, alone);
     run_together(&variant, 7, together);
     int n = count_different(alone, together);
