@@ -189,14 +189,29 @@ static int decode_streaming(const cJSON *root, struct gen_params *params, struct
     return 0;
 }
 
+/* Neither changes the answer. */
+static int decode_prefix_cache(const cJSON *root, struct gen_params *params, struct codec_err *err) {
+    struct l4_text salt = {"", 0};
+    bool cache_prompt = true;
+    int rc;
+    if ((rc = codec_get_bool(root, "cache_prompt", &cache_prompt, err)) ||
+        (rc = codec_get_text(root, "cache_salt", &salt, err)))
+        return rc;
+    if (salt.len_bytes > L4_MAX_SALT_BYTES)
+        return codec_fail(err, "cache_salt", "'cache_salt' has %zu bytes, %d are allowed", salt.len_bytes,
+                          L4_MAX_SALT_BYTES);
+    params->no_prefix_cache = !cache_prompt;
+    memcpy(params->salt, salt.data, salt.len_bytes);
+    return 0;
+}
+
 /* Fields without effect here whose type is checked all the same, and fields that would change the answer if they were
  * served: to ignore those would be a lie. */
 static int decode_rest(const cJSON *root, struct codec_err *err) {
     static const char *const refused[] = {"grammar", "functions", "function_call"};
     struct l4_text user;
-    bool ignored;
-    int rc;
-    if ((rc = codec_get_text(root, "user", &user, err)) || (rc = codec_get_bool(root, "cache_prompt", &ignored, err)))
+    int rc = codec_get_text(root, "user", &user, err);
+    if (rc)
         return rc;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (codec_get(root, refused[i]))
@@ -215,7 +230,7 @@ int params_decode(const struct codec_body *body, const struct codec_limits *limi
         (rc = decode_stop(root, params, err)) || (rc = decode_stop_ids(root, limits, params, err)) ||
         (rc = decode_logit_bias(root, limits, &params->sampling, err)) ||
         (rc = codec_get_bool(root, "ignore_eos", &params->ignore_eos, err)) ||
-        (rc = decode_streaming(root, params, err)))
+        (rc = decode_streaming(root, params, err)) || (rc = decode_prefix_cache(root, params, err)))
         return rc;
     params->n = params->best_of = (int)n;
     return decode_rest(root, err);

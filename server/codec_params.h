@@ -39,6 +39,8 @@ struct gen_params {
     bool logprobs;
     int n_top_logprobs;
     bool echo;
+    bool no_prefix_cache;             /* "cache_prompt": false */
+    char salt[L4_MAX_SALT_BYTES + 1]; /* of the prefix cache */
 };
 
 /* params_decode - everything but max_tokens, logprobs, best_of and echo, which differ between endpoints.  Free *params

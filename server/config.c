@@ -493,4 +493,5 @@ void config_engine_options(const struct config *config, struct l4_engine_options
     options->max_queue = (int)config->max_queue;
     options->max_step_ms = (int)config->max_step_ms;
     options->max_chunk_tokens = (int)config->max_chunk_tokens;
+    options->prefix_cache = config->prefix_cache;
 }

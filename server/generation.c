@@ -425,6 +425,8 @@ static int submit(struct candidate *c, const struct generation_prompt *prompt, s
         .logprobs = params->logprobs || params->best_of > params->n,
         .n_top_logprobs = params->n_top_logprobs,
         .prompt_logprobs = c->in_prompt,
+        .salt = params->salt,
+        .no_prefix_cache = params->no_prefix_cache,
         .log_id = http_request_id(gen->x),
     };
     request.sampling.seed = params_choice_seed(params, (int)k);

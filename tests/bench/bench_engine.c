@@ -96,6 +96,7 @@ int main(int argc, char **argv) {
     struct l4_err err;
     l4_engine_options_init(&options);
     options.model = argc > 1 ? argv[1] : "tests/models/demo";
+    options.prefix_cache = false; /* each run computes the same prompts */
     options.threads = argc > 2 ? atoi(argv[2]) : 2;
     if (session_open(&session, &options, NULL, &err) != 0)
         fail(options.model, err.message);

@@ -19,7 +19,7 @@ WRONG = {  # values of a wrong type
     "number": ["1", "NaN", True, [], {}], "string": [1, True, [], {}], "bool": [1, 0, "true", [], {}],
 }
 FIELDS = {
-    "number": list(NUMBERS), "string": ["model", "user"], "bool": ["stream", "ignore_eos", "cache_prompt"],
+    "number": list(NUMBERS), "string": ["model", "user", "cache_salt"], "bool": ["stream", "ignore_eos", "cache_prompt"],
 }
 OWN = {
     COMPLETIONS: {

@@ -384,7 +384,7 @@ static int preempt_all(void *user, int n_running) {
 }
 
 /* Text that is held back outlives its request's being set back: here before every step, so that each token costs a
- * whole prefill. */
+ * prefill. */
 static void stop_strings_cut_across_preemption(void **state) {
     (void)state;
     check_stop_strings(5, &(struct engine_overrides){.hooks = {.preempt = preempt_all}});

@@ -95,6 +95,9 @@ static void bad_fields_are_named(void **state) {
     request = base();
     request.n_top_logprobs = 21;
     refused(&request, L4_E_INVALID, "n_top_logprobs is 21: allowed are 0 to 20");
+    request = base();
+    request.salt = "0123456789012345678901234567890123456789012345678901234567890123x";
+    refused(&request, L4_E_INVALID, "salt has 65 bytes: allowed are at most 64");
 }
 
 static void sampling_is_bounded(void **state) {

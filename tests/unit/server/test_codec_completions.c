@@ -41,6 +41,8 @@ static void test_what_a_request_leaves_out(void **state) {
     assert_int_equal(p->best_of, 1);
     assert_true(p->sampling.temperature == 0.6f && p->sampling.top_p == 0.9f && p->sampling.top_k == 7);
     assert_false(p->has_seed || p->stream || p->include_usage || p->logprobs || p->echo || p->ignore_eos);
+    assert_false(p->no_prefix_cache);
+    assert_string_equal(p->salt, "");
     assert_int_equal(p->n_stop + p->n_stop_ids + p->sampling.n_logit_bias, 0);
     completions_request_free(&request);
 }
@@ -51,10 +53,12 @@ static void test_every_field(void **state) {
               "\"min_p\":0.25,\"n\":2,\"best_of\":4,\"stop\":[\"x\",\"yz\"],\"stop_token_ids\":[0,2047],"
               "\"ignore_eos\":true,\"logit_bias\":{\"5\":-100,\"2047\":1.5,\"5\":2},\"presence_penalty\":-2,"
               "\"frequency_penalty\":2,\"repetition_penalty\":1.5,\"seed\":42,\"logprobs\":5,\"echo\":true,"
-              "\"suffix\":null,\"user\":\"me\",\"cache_prompt\":true,\"what is this\":[{}]}");
+              "\"suffix\":null,\"user\":\"me\",\"cache_prompt\":false,\"cache_salt\":\"me\",\"what is this\":[{}]}");
     const struct gen_params *p = &request.params;
     const struct l4_sampling *s = &p->sampling;
     assert_int_equal(p->max_tokens, 0);
+    assert_true(p->no_prefix_cache);
+    assert_string_equal(p->salt, "me");
     assert_true(s->temperature == 0 && s->top_p == 0.5f && s->top_k == 3 && s->min_p == 0.25f);
     assert_true(s->presence_penalty == -2 && s->frequency_penalty == 2 && s->repetition_penalty == 1.5f);
     assert_int_equal(p->n, 2);
@@ -213,6 +217,8 @@ static void test_bad_fields_are_named(void **state) {
         {"\"ignore_eos\":0", "ignore_eos"},
         {"\"user\":5", "user"},
         {"\"cache_prompt\":\"no\"", "cache_prompt"},
+        {"\"cache_salt\":1", "cache_salt"},
+        {"\"cache_salt\":\"0123456789012345678901234567890123456789012345678901234567890123x\"", "cache_salt"},
         {"\"grammar\":\"root ::= x\"", "grammar"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
