@@ -66,7 +66,7 @@ void l4_engine_options_init(struct l4_engine_options *options) {
 }
 
 const char *const *l4_engine_experts_names(void) {
-    static const char *const names[] = {"auto", "eager", "batched_mm", "grouped_mm", NULL};
+    static const char *const names[] = {"auto", "batched_mm", "grouped_mm", "eager", NULL};
     return names;
 }
 
