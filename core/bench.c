@@ -91,7 +91,7 @@ int l4_bench_open(struct l4_bench **out, const struct l4_engine_options *options
     int rc = open_parts(bench, options, err);
     if (rc == 0) {
         bench_work_init(&bench->work, checkpoint_config(bench->parts.checkpoint),
-                        llama4_model_weights(bench->parts.model));
+                        llama4_model_weights(bench->parts.model), bench->parts.budget.kv_type);
         rc = open_storage(bench, err);
     }
     if (rc != 0) {

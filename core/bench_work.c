@@ -9,11 +9,12 @@ static void add(double *n_weights, double *bytes, const struct matrix *w) {
     *bytes += (double)dtype_bytes(w->type, w->n * w->k);
 }
 
-void bench_work_init(struct bench_work *work, const struct model_config *config, const struct llama4_weights *weights) {
+void bench_work_init(struct bench_work *work, const struct model_config *config, const struct llama4_weights *weights,
+                     enum dtype kv_type) {
     *work = (struct bench_work){
         .config = config,
         .embedding_bytes = (double)dtype_bytes(weights->embed_tokens.type, config->hidden_size),
-        .kv_bytes = (double)kv_page_bytes(config) / KV_PAGE_TOKENS,
+        .kv_bytes = (double)kv_page_bytes(config, kv_type) / KV_PAGE_TOKENS,
     };
     add(&work->head_weights, &work->head_bytes, &weights->lm_head);
     for (int i = 0; i < config->n_layers; i++) {

@@ -19,7 +19,8 @@ struct bench_work {
 };
 
 /* bench_work_init - config is borrowed.  Packed or not, a matrix counts with the bytes of its type. */
-void bench_work_init(struct bench_work *work, const struct model_config *config, const struct llama4_weights *weights);
+void bench_work_init(struct bench_work *work, const struct model_config *config, const struct llama4_weights *weights,
+                     enum dtype kv_type);
 
 /* bench_work_ops - of a step of n_tokens tokens, n_logits of which get logits. */
 double bench_work_ops(const struct bench_work *work, int64_t n_tokens, int64_t n_logits);

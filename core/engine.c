@@ -51,6 +51,7 @@ void l4_engine_options_init(struct l4_engine_options *options) {
         .quantization = "none",
         .activations = "f32",
         .numa = "off",
+        .kv_cache_type = "f16",
         .max_running = 32,
         .max_queue = 256,
         .max_step_ms = 500,
@@ -82,6 +83,10 @@ const char *const *l4_engine_activations_names(void) {
 const char *const *l4_engine_numa_names(void) {
     static const char *const names[] = {[ENGINE_NUMA_OFF] = "off", [ENGINE_NUMA_INTERLEAVE] = "interleave", NULL};
     return names;
+}
+
+const char *const *l4_engine_kv_cache_type_names(void) {
+    return kv_type_names();
 }
 
 const struct l4_tokenizer *l4_engine_tokenizer(const struct l4_engine *engine) {

@@ -57,14 +57,17 @@ static int fit_context(struct engine_budget *budget, const struct l4_engine_opti
 
 int engine_budget(struct engine_budget *budget, const struct l4_engine_options *options,
                   const struct model_config *config, const struct memory_limits *memory, struct l4_err *err) {
-    int64_t page_bytes = (int64_t)kv_page_bytes(config);
+    int rc = kv_type_find(&budget->kv_type, options->kv_cache_type, err);
+    if (rc != 0)
+        return rc;
+    int64_t page_bytes = (int64_t)kv_page_bytes(config, budget->kv_type);
     int64_t limit_bytes = min_i64(memory->total_bytes, memory->cgroup_bytes);
     int64_t available_bytes = min_i64(memory->available_bytes, limit_bytes);
     int64_t cache_bytes =
         options->kv_cache_bytes > 0 ? options->kv_cache_bytes : available_bytes / 100 * DEFAULT_KV_PERCENT;
     if (page_bytes <= 0)
         return l4_err_set(err, L4_E_NOMEM, "a KV page of this model is larger than the address space");
-    int rc = fit_context(budget, options, config, page_bytes, min_i64(cache_bytes / page_bytes, INT32_MAX), err);
+    rc = fit_context(budget, options, config, page_bytes, min_i64(cache_bytes / page_bytes, INT32_MAX), err);
     if (rc != 0)
         return rc;
     if (!checked_mul_i64(budget->kv_pages, page_bytes, &budget->kv_bytes))

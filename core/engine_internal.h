@@ -22,15 +22,15 @@ static inline long long engine_mib(int64_t bytes) {
 
 struct engine_budget {
     int64_t max_context_tokens;
+    enum dtype kv_type;
     int64_t kv_pages;
     int64_t kv_bytes;
     int64_t kv_capacity_tokens; /* of one long sequence */
 };
 
-/* engine_budget - resolve options->max_context_tokens, kv_cache_bytes (0 = choose) against the model and the memory.
- *   The pool always holds one sequence of max_context_tokens.
- *   Errors: L4_E_INVALID (settings that contradict the model or each other), L4_E_NOMEM (a KV cache larger than the
- * memory); the messages give the numbers. */
+/* engine_budget - resolve options->max_context_tokens, kv_cache_bytes (0 = choose), kv_cache_type against the model and
+ * the memory. The pool always holds one sequence of max_context_tokens. Errors: L4_E_INVALID (settings that contradict
+ * the model or each other), L4_E_NOMEM (a KV cache larger than the memory); the messages give the numbers. */
 int engine_budget(struct engine_budget *budget, const struct l4_engine_options *options,
                   const struct model_config *config, const struct memory_limits *memory,
                   struct l4_err *err) L4_MUST_CHECK;

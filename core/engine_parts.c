@@ -321,6 +321,7 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
         .experts_implementation = parts->backend->name,
         .gemm = gemm_impl_names()[parts->exec.gemm],
         .activations = parts->activations,
+        .kv_cache_type = kv_type_name(parts->budget.kv_type),
         .cpu_kernels = parts->exec.kernels->name,
         .threads = pool_n_threads(parts->pool),
         .batch_invariant = parts->backend->batch_invariant && parts->exec.gemm == GEMM_OWN,
@@ -344,11 +345,12 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
     const struct l4_engine_info *info = &parts->info;
     say(options, L4_LOG_INFO,
         "model %s: %.1fM parameters (%.1fM active), %s, %lld MiB of weights; %d threads, kernels %s, activations %s, "
-        "experts %s, gemm %s%s; context %lld tokens, KV cache %lld MiB for %lld tokens",
+        "experts %s, gemm %s%s; context %lld tokens, KV cache %s, %lld MiB for %lld tokens",
         info->name, (double)info->parameters * 1e-6, (double)info->active_parameters * 1e-6, info->quantization,
         engine_mib(weights_bytes(parts->checkpoint)), info->threads, info->cpu_kernels, info->activations,
         info->experts_implementation, info->gemm, info->batch_invariant ? "" : " (not batch-invariant)",
-        (long long)info->max_context_tokens, engine_mib(parts->budget.kv_bytes), (long long)info->kv_capacity_tokens);
+        (long long)info->max_context_tokens, info->kv_cache_type, engine_mib(parts->budget.kv_bytes),
+        (long long)info->kv_capacity_tokens);
 }
 
 static const char *system_root(const struct engine_overrides *overrides) {
@@ -388,7 +390,7 @@ static int open_parts(struct engine_parts *parts, const struct l4_engine_options
     warn_memory(parts, options, &memory);
     rc = open_model(parts, options, err);
     if (rc == 0)
-        rc = kv_pool_open(&parts->kv, config, parts->budget.kv_pages, err);
+        rc = kv_pool_open(&parts->kv, config, parts->budget.kv_type, parts->budget.kv_pages, err);
     if (rc == 0 && options->prefix_cache)
         rc = kv_pool_cache_prefixes(parts->kv, err);
     if (rc == 0)

@@ -50,6 +50,7 @@ static cJSON *describe_model(const struct server *server) {
     cJSON_AddNumberToObject(model, "context_length", (double)info->max_context_tokens);
     cJSON_AddNumberToObject(model, "model_context_length", (double)info->model_context_tokens);
     cJSON_AddNumberToObject(model, "kv_cache_tokens", (double)info->kv_capacity_tokens);
+    cJSON_AddStringToObject(model, "kv_cache_type", info->kv_cache_type);
     cJSON_AddStringToObject(model, "quantization", info->quantization);
     cJSON_AddStringToObject(model, "activations", info->activations);
     cJSON_AddStringToObject(model, "experts_implementation", info->experts_implementation);

@@ -482,6 +482,7 @@ void config_engine_options(const struct config *config, struct l4_engine_options
     options->gemm = config->gemm;
     options->quantization = config->quantization;
     options->activations = config->activations;
+    options->kv_cache_type = config->kv_cache_type;
     options->weight_cache = config->weight_cache;
     options->verify = config->verify;
     options->threads = (int)config->threads;

@@ -360,8 +360,9 @@ static bool fill_random(void *out, size_t n_bytes) {
 /* Names what the answer depends on besides the request: another fingerprint may give other tokens. */
 static uint32_t fingerprint(const struct server *server) {
     const struct l4_engine_info *info = &server->info;
-    const char *const parts[] = {server->model_name,           info->quantization, info->activations,
-                                 info->experts_implementation, info->gemm,         info->cpu_kernels};
+    const char *const parts[] = {
+        server->model_name, info->quantization,  info->activations, info->experts_implementation,
+        info->gemm,         info->kv_cache_type, info->cpu_kernels};
     XXH64_hash_t hash = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         hash = XXH64(parts[i], strlen(parts[i]) + 1, hash);

@@ -209,10 +209,10 @@ static void on_opened(uv_async_t *async) {
     log_event(L4_LOG_INFO, NULL,
               "ready model=%s quantization=%s activations=%s parameters=%lld experts_implementation=%s gemm=%s "
               "kernels=%s threads=%d "
-              "max_context=%lld kv_tokens=%lld",
+              "max_context=%lld kv_cache_type=%s kv_tokens=%lld",
               log_quote(name, sizeof(name), server->model_name), info->quantization, info->activations,
               (long long)info->parameters, info->experts_implementation, info->gemm, info->cpu_kernels, info->threads,
-              (long long)info->max_context_tokens, (long long)info->kv_capacity_tokens);
+              (long long)info->max_context_tokens, info->kv_cache_type, (long long)info->kv_capacity_tokens);
 }
 
 /* ---- the beginning ----------------------------------------------------------------------------------------------- */

@@ -59,14 +59,14 @@ stage_unit() {
 
 stage_kernels() {
     local program
-    for program in test_kernels test_packed test_limits; do
+    for program in test_kernels test_packed test_kv test_limits; do
         count "$program, native" "$BUILD/tests/kernels/$program"
     done
 }
 
 stage_arm64() {
     local program
-    for program in test_kernels test_packed test_limits; do
+    for program in test_kernels test_packed test_kv test_limits; do
         count "$program, arm64 under qemu" qemu-aarch64 "$BUILD/arm64/$program" --quick
     done
 }
@@ -111,6 +111,10 @@ stage_golden() {
         check "golden generate, $cpu, every backend" "$golden" generate --experts all "$models/demo" "$fixtures/demo.golden.json"
         check "golden generate, $cpu, openblas" "$golden" generate --gemm openblas "$models/demo" "$fixtures/demo.golden.json"
         check "golden generate, $cpu, bf16 activations" "$golden" generate --activations bf16 --logprobs 0.02 "$models/demo" "$fixtures/demo.golden.json"
+        # largest error a token of any document that was seen: 7e-6, 1.0e-4, 1.5e-4; perplexity equal to 4 digits
+        check "golden generate, $cpu, KV cache f16" "$golden" generate --kv-cache-type f16 --nll-tolerance 2e-5 "$models/demo" "$fixtures/demo.golden.json"
+        check "golden generate, $cpu, KV cache bf16" "$golden" generate --kv-cache-type bf16 --nll-tolerance 2e-4 "$models/demo" "$fixtures/demo.golden.json"
+        check "golden generate, $cpu, KV cache q8_0" "$golden" generate --kv-cache-type q8_0 --nll-tolerance 3e-4 "$models/demo" "$fixtures/demo.golden.json"
         check "golden sampler, $cpu" "$golden" sampler "$fixtures/samplers"
         # integer products: within 0.1% of exact arithmetic on the dequantised weights
         check "golden generate, $cpu, Q4_0" "$golden" generate --perplexity 1.27340 --tolerance 1e-3 "$models/demo-Q4_0.gguf" "$fixtures/demo.golden.json"
@@ -145,6 +149,7 @@ stage_golden() {
     cp "$fixtures/gguf_types.gguf" "$bad/" && $spoil "$fixtures/gguf_types.safetensors" "$bad/gguf_types.safetensors" iq1_m
     refuse "a wrong value of a block type" "$golden" gguf-types "$bad/gguf_types"
     refuse "bf16 activations where f32 are expected" "$golden" generate --activations bf16 "$models/demo" "$fixtures/demo.golden.json"
+    refuse "a KV cache that is too coarse" "$golden" generate --kv-cache-type q8_0 --nll-tolerance 2e-5 "$models/demo" "$fixtures/demo.golden.json"
     refuse "a wrong perplexity" "$golden" generate --perplexity 1.27342 "$BUILD/demo-Q4_0-F32.gguf" "$fixtures/demo.golden.json"
     refuse "another model's perplexity" "$golden" generate --like "$models/demo" --tolerance 1e-5 "$BUILD/demo-q4_k.gguf" "$fixtures/demo.golden.json"
     echo '{}' >"$bad/empty.json" # nothing to compare is no match

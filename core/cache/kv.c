@@ -10,8 +10,9 @@
 
 struct kv_pool {
     const struct model_config *config;
-    float *base; /* [n_pages][page_floats], mapped without reserving memory */
-    size_t page_floats, mapped_bytes;
+    struct kv_layout layout;
+    char *base; /* [n_pages][layout.page_bytes], mapped without reserving memory */
+    size_t mapped_bytes;
     int32_t n_pages;
     int32_t n_fresh;       /* pages n_fresh.. were never handed out: no memory stands behind them yet */
     int32_t n_free;        /* pages given back, last in first out: the next user finds them warm */
@@ -44,12 +45,9 @@ struct kv_seq {
     struct block_table tables[]; /* [n_layers] */
 };
 
-size_t kv_page_bytes(const struct model_config *config) {
-    size_t bytes = 2 * sizeof(float) * KV_PAGE_TOKENS;
-    if (!checked_mul_size(bytes, (size_t)config->n_kv_heads, &bytes) ||
-        !checked_mul_size(bytes, (size_t)config->head_dim, &bytes))
-        return 0;
-    return bytes;
+size_t kv_page_bytes(const struct model_config *config, enum dtype type) {
+    struct kv_layout layout;
+    return kv_layout_init(&layout, config, type) ? layout.page_bytes : 0;
 }
 
 static int64_t div_ceil(int64_t a, int64_t b) {
@@ -82,12 +80,14 @@ int64_t kv_pages_needed(const struct model_config *config, int64_t n_tokens, int
     return pages;
 }
 
-int kv_pool_open(struct kv_pool **out, const struct model_config *config, int64_t n_pages, struct l4_err *err) {
-    size_t page_bytes = kv_page_bytes(config), mapped_bytes;
+int kv_pool_open(struct kv_pool **out, const struct model_config *config, enum dtype type, int64_t n_pages,
+                 struct l4_err *err) {
+    struct kv_layout layout;
+    size_t mapped_bytes;
     if (n_pages < 1 || n_pages > INT32_MAX)
         return l4_err_set(err, L4_E_INVALID, "KV cache of %lld pages: allowed are 1 to %d", (long long)n_pages,
                           INT32_MAX);
-    if (page_bytes == 0 || !checked_mul_size(page_bytes, (size_t)n_pages, &mapped_bytes))
+    if (!kv_layout_init(&layout, config, type) || !checked_mul_size(layout.page_bytes, (size_t)n_pages, &mapped_bytes))
         return l4_err_set(err, L4_E_NOMEM, "KV cache of %lld pages is larger than the address space",
                           (long long)n_pages);
     struct kv_pool *pool = calloc(1, sizeof *pool);
@@ -101,8 +101,8 @@ int kv_pool_open(struct kv_pool **out, const struct model_config *config, int64_
         return l4_err_set(err, L4_E_NOMEM, "cannot map a KV cache of %zu bytes", mapped_bytes);
     }
     *pool = (struct kv_pool){.config = config,
+                             .layout = layout,
                              .base = base,
-                             .page_floats = page_bytes / sizeof(float),
                              .mapped_bytes = mapped_bytes,
                              .n_pages = (int32_t)n_pages,
                              .free = list};
@@ -405,19 +405,25 @@ int64_t kv_seq_length(const struct kv_seq *seq) {
     return seq->length;
 }
 
-/* A page is n_kv_heads times the keys and then the values of one head. */
-static float *head_part(const struct kv_seq *seq, int layer, int64_t position, int part) {
+static char *page_of(const struct kv_seq *seq, int layer, int64_t position) {
     const struct block_table *table = &seq->tables[layer];
     int64_t i = position / KV_PAGE_TOKENS - table->first_page;
     assert(i >= 0 && (size_t)i < table->n_pages);
-    float *page = seq->pool->base + (size_t)table->pages[i] * seq->pool->page_floats;
-    return page + (size_t)part * KV_PAGE_TOKENS * (size_t)seq->pool->config->head_dim;
+    return seq->pool->base + (size_t)table->pages[i] * seq->pool->layout.page_bytes;
 }
 
-float *kv_seq_k(const struct kv_seq *seq, int layer, int64_t position, int kv_head) {
-    return head_part(seq, layer, position, 2 * kv_head);
+void kv_seq_write(const struct kv_seq *seq, int layer, int64_t position, const float *keys, const float *values) {
+    kv_page_write(&seq->pool->layout, page_of(seq, layer, position), position % KV_PAGE_TOKENS, keys, values);
 }
 
-float *kv_seq_v(const struct kv_seq *seq, int layer, int64_t position, int kv_head) {
-    return head_part(seq, layer, position, 2 * kv_head + 1);
+void *kv_seq_k(const struct kv_seq *seq, int layer, int64_t position, int kv_head) {
+    return page_of(seq, layer, position) + 2 * (size_t)kv_head * seq->pool->layout.part_bytes;
+}
+
+void *kv_seq_v(const struct kv_seq *seq, int layer, int64_t position, int kv_head) {
+    return page_of(seq, layer, position) + (2 * (size_t)kv_head + 1) * seq->pool->layout.part_bytes;
+}
+
+const struct kv_layout *kv_seq_layout(const struct kv_seq *seq) {
+    return &seq->pool->layout;
 }

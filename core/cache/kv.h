@@ -1,8 +1,6 @@
 /* KV cache: fixed-size pages from one pool, a block table per sequence and layer.
  *
- * A page holds the keys and values of KV_PAGE_TOKENS positions of one layer, f32:
- *   for each KV head: k [head_dim][KV_PAGE_TOKENS], then v [KV_PAGE_TOKENS][head_dim]:
- * in the order in which attention reads, the columns of each of its products side by side.
+ * A page (kv_page.h) holds the keys and values of KV_PAGE_TOKENS positions of one layer.
  * Position p lies in page p / KV_PAGE_TOKENS of its sequence, at slot p % KV_PAGE_TOKENS.
  *
  * With a prefix cache, sequences that were told to (kv_seq_share) have their full pages in common: a page is entered
@@ -16,10 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "core/format/config.h"
+#include "core/cache/kv_page.h"
 #include "llama4/error.h"
-
-enum { KV_PAGE_TOKENS = 64 };
 
 /* Sequences share pages only under the same salt.  Padded with zeros. */
 enum { KV_SALT_BYTES = 64 };
@@ -30,14 +26,14 @@ struct kv_salt {
 struct kv_pool;
 struct kv_seq;
 
-/* Bytes of one page; 0 if the product overflows. */
-size_t kv_page_bytes(const struct model_config *config);
+/* Bytes of one page with keys and values of a type; 0 if the product overflows. */
+size_t kv_page_bytes(const struct model_config *config, enum dtype type);
 /* Pages that one sequence of n_tokens needs at its worst moment, when it is computed in steps of at most
  * max_step_tokens: chunked layers hold their current chunk and what one step adds. */
 int64_t kv_pages_needed(const struct model_config *config, int64_t n_tokens, int64_t max_step_tokens);
 
 /* kv_pool_open - n_pages pages, reserved, touched only when used.  config is borrowed until close. */
-int kv_pool_open(struct kv_pool **out, const struct model_config *config, int64_t n_pages,
+int kv_pool_open(struct kv_pool **out, const struct model_config *config, enum dtype type, int64_t n_pages,
                  struct l4_err *err) L4_MUST_CHECK;
 void kv_pool_close(struct kv_pool *pool); /* every sequence must be closed; NULL is allowed */
 /* kv_pool_cache_prefixes - from now on pages may be shared and kept.  Before the first sequence.  Errors: L4_E_NOMEM.
@@ -75,9 +71,12 @@ int64_t kv_seq_length(const struct kv_seq *seq);
 /* Pages that the sequence uses, its own and shared ones. */
 int64_t kv_seq_pages(const struct kv_seq *seq);
 
-/* The keys [head_dim][KV_PAGE_TOKENS] and the values [KV_PAGE_TOKENS][head_dim] of one KV head in the page that holds
- * position.  The page must be reserved and not given back. */
-float *kv_seq_k(const struct kv_seq *seq, int layer, int64_t position, int kv_head);
-float *kv_seq_v(const struct kv_seq *seq, int layer, int64_t position, int kv_head);
+/* kv_seq_write - the keys and values [n_kv_heads][head_dim] of one position of a layer, into their page, which must be
+ * reserved and not given back.  Thread: any; each position once. */
+void kv_seq_write(const struct kv_seq *seq, int layer, int64_t position, const float *keys, const float *values);
+/* The keys and the values of one KV head in the page that holds position: the parts of kv_page.h. */
+void *kv_seq_k(const struct kv_seq *seq, int layer, int64_t position, int kv_head);
+void *kv_seq_v(const struct kv_seq *seq, int layer, int64_t position, int kv_head);
+const struct kv_layout *kv_seq_layout(const struct kv_seq *seq);
 
 #endif

@@ -53,6 +53,25 @@ struct quantized_rows;
 typedef void qgemm_fn(const struct matrix *w, int64_t n_begin, int64_t n_end, const struct quantized_rows *x,
                       int64_t row_begin, int64_t row_end, float *y, int64_t ldy, bool accumulate);
 
+/* One head's keys or values of a few positions, in 8 bits: [k][n] integers, and a scale (f16) for each KV_Q8_BLOCK
+ * elements of a position's vector.  At most KV_Q8_ELEMENTS elements a vector, KV_Q8_POSITIONS positions. */
+enum { KV_Q8_BLOCK = 32, KV_Q8_ELEMENTS = 4096, KV_Q8_POSITIONS = 64 };
+struct kv_q8 {
+    int64_t n, k;
+    int64_t stride; /* of quants: elements from one row to the next */
+    const int8_t *quants;
+    int64_t scales_stride; /* from one block of a vector to its next */
+    const uint16_t *scales;
+};
+
+/* kv_q8: y[i][j] (+)= sum over l of x[i][l] * w(l, j), i < m, j < n, as gemm does for MATRIX_IN_OUT with the same
+ * numbers in f32, bit for bit (an integer times its scale is exact):
+ *   keys    w(l, j) = quants[l][j] * scales[l / KV_Q8_BLOCK][j]: a row is one element of all keys
+ *   values  w(l, j) = quants[l][j] * scales[j / KV_Q8_BLOCK][l]: a row is one value
+ * scratch: as for gemm. */
+typedef void kv_q8_fn(const struct kv_q8 *w, const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy,
+                      bool accumulate, void *scratch);
+
 struct kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon" */
 
@@ -63,6 +82,8 @@ struct kernels {
     void (*round_rows)(const float *x, int64_t ldx, int64_t row_begin, int64_t row_end,
                        const struct quantized_rows *out);
     qgemm_fn *qgemm[DT_COUNT]; /* types that packed_has_type */
+
+    kv_q8_fn *kv_q8_keys, *kv_q8_values;
 
     /* dst[i] = (float)src[i], exact */
     void (*widen[DT_N_WEIGHT_TYPES])(float *dst, const void *src, int64_t n);

@@ -79,27 +79,70 @@ static void gemm_out_in(const struct matrix *w, int64_t n_begin, int64_t n_end, 
     }
 }
 
+typedef float panel_row[PANEL_COLUMNS];
+
+/* y += x times a panel */
+static void add_panel(const panel_row *panel, int64_t depth, int64_t columns, const float *x, int64_t ldx, int64_t m,
+                      float *y, int64_t ldy) {
+    for (int64_t i = 0; i < m; i++) {
+        float *out = y + i * ldy;
+        for (int64_t k = 0; k < depth; k++) {
+            const float v = x[i * ldx + k];
+            for (int64_t j = 0; j < columns; j++)
+                out[j] += v * panel[k][j];
+        }
+    }
+}
+
+static void clear(float *y, int64_t ldy, int64_t m, int64_t n) {
+    for (int64_t i = 0; i < m; i++)
+        memset(y + i * ldy, 0, (size_t)n * sizeof *y);
+}
+
 static void gemm_in_out(const struct matrix *w, int64_t n_begin, int64_t n_end, const float *x, int64_t ldx, int64_t m,
                         float *y, int64_t ldy, bool accumulate, void *scratch) {
-    float(*panel)[PANEL_COLUMNS] = scratch;
-    for (int64_t i = 0; i < m && !accumulate; i++)
-        memset(y + i * ldy + n_begin, 0, (size_t)(n_end - n_begin) * sizeof(float));
+    panel_row *panel = scratch;
+    if (!accumulate)
+        clear(y + n_begin, ldy, m, n_end - n_begin);
     for (int64_t j0 = n_begin; j0 < n_end; j0 += PANEL_COLUMNS) {
         const int64_t columns = n_end - j0 < PANEL_COLUMNS ? n_end - j0 : PANEL_COLUMNS;
         for (int64_t k0 = 0; k0 < w->k; k0 += PANEL_K) {
             const int64_t depth = w->k - k0 < PANEL_K ? w->k - k0 : PANEL_K;
             for (int64_t k = 0; k < depth; k++)
                 widen_part(panel[k], w, k0 + k, j0, columns);
-            for (int64_t i = 0; i < m; i++) {
-                float *out = y + i * ldy + j0;
-                for (int64_t k = 0; k < depth; k++) {
-                    const float v = x[i * ldx + k0 + k];
-                    for (int64_t j = 0; j < columns; j++)
-                        out[j] += v * panel[k][j];
-                }
-            }
+            add_panel((const panel_row *)panel, depth, columns, x + k0, ldx, m, y + j0, ldy);
         }
     }
+}
+
+static void kv_q8(bool keys, const struct kv_q8 *w, const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy,
+                  bool accumulate, void *scratch) {
+    panel_row *panel = scratch;
+    if (!accumulate)
+        clear(y, ldy, m, w->n);
+    for (int64_t j0 = 0; j0 < w->n; j0 += PANEL_COLUMNS) {
+        const int64_t columns = w->n - j0 < PANEL_COLUMNS ? w->n - j0 : PANEL_COLUMNS;
+        for (int64_t k0 = 0; k0 < w->k; k0 += PANEL_K) {
+            const int64_t depth = w->k - k0 < PANEL_K ? w->k - k0 : PANEL_K;
+            for (int64_t k = k0; k < k0 + depth; k++)
+                for (int64_t j = j0; j < j0 + columns; j++) {
+                    const int64_t block = (keys ? k : j) / KV_Q8_BLOCK, slot = keys ? j : k;
+                    const float scale = f16_to_f32(w->scales[block * w->scales_stride + slot]);
+                    panel[k - k0][j - j0] = (float)w->quants[k * w->stride + j] * scale;
+                }
+            add_panel((const panel_row *)panel, depth, columns, x + k0, ldx, m, y + j0, ldy);
+        }
+    }
+}
+
+static void kv_q8_keys(const struct kv_q8 *w, const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy,
+                       bool accumulate, void *scratch) {
+    kv_q8(true, w, x, ldx, m, y, ldy, accumulate, scratch);
+}
+
+static void kv_q8_values(const struct kv_q8 *w, const float *x, int64_t ldx, int64_t m, float *y, int64_t ldy,
+                         bool accumulate, void *scratch) {
+    kv_q8(false, w, x, ldx, m, y, ldy, accumulate, scratch);
 }
 
 static void rms_norm(float *y, const float *x, const float *weight, int64_t n, float eps) {
@@ -156,6 +199,8 @@ void kernels_fill_ref(struct kernels *table) {
         table->gemm[type][MATRIX_OUT_IN] = gemm_out_in;
         table->gemm[type][MATRIX_IN_OUT] = gemm_in_out;
     }
+    table->kv_q8_keys = kv_q8_keys;
+    table->kv_q8_values = kv_q8_values;
     table->widen[DT_F32] = widen_f32;
     table->widen[DT_F16] = widen_f16;
     table->widen[DT_BF16] = widen_bf16;

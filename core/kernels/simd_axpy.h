@@ -19,6 +19,7 @@ enum {
     AXPY_BLOCK_COLUMNS = 512,
     AXPY_BLOCK_K = 128,
     AXPY_NARROW_COLUMNS = 128, /* up to here a few rows' sums stay in registers for all of K */
+    NARROW_AHEAD_BYTES = 2048, /* fetched ahead there: keys and values come from memory, a few KiB in a run */
     AXPY_STREAM_K = 8,         /* rows of weights read side by side */
     AXPY_STREAM_COLUMNS = 8192 /* of y, all rows together: about the first-level cache */
 };
@@ -84,6 +85,7 @@ ALWAYS_INLINE void axpy_narrow_tile(const int rows, const int vectors, enum dtyp
         vf ws[AXPY_VECTORS];
         UNROLL
         for (int v = 0; v < vectors; v++) {
+            __builtin_prefetch((const char *)weight_at(type, w, v * WIDTH) + NARROW_AHEAD_BYTES);
             ws[v] = weight_load_some(type, weight_at(type, w, v * WIDTH), v + 1 < vectors ? WIDTH : last);
         }
         UNROLL

@@ -4,6 +4,7 @@
 
 #include "core/kernels/simd_axpy.h"
 #include "core/kernels/simd_dot.h"
+#include "core/kernels/simd_kv.h"
 #include "core/kernels/simd_rows.h"
 #include "core/kernels/variants.h"
 
@@ -30,6 +31,8 @@ static void fill_table(struct kernels *table) {
     table->gemm[DT_F32][MATRIX_IN_OUT] = gemm_f32_in_out;
     table->gemm[DT_F16][MATRIX_IN_OUT] = gemm_f16_in_out;
     table->gemm[DT_BF16][MATRIX_IN_OUT] = gemm_bf16_in_out;
+    table->kv_q8_keys = kv_q8_keys;
+    table->kv_q8_values = kv_q8_values;
     table->widen[DT_F16] = widen_f16;
     table->widen[DT_BF16] = widen_bf16;
     table->rms_norm = rms_norm;

@@ -103,6 +103,13 @@ static inline vf vf_load_f16_n(const uint16_t *p, int n) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vec_first(n), p));
 }
 
+static inline vf vf_load_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+static inline vf vf_load_i8_n(const int8_t *p, int n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(vec_first(n), p)));
+}
+
 static inline __m128 vec_quarter_sum(vf a) {
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -260,6 +267,15 @@ static inline vf vf_load_f16_n(const uint16_t *p, int n) {
     return _mm256_cvtph_ps(vec_load_bits_n(p, n));
 }
 
+static inline vf vf_load_i8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
+}
+static inline vf vf_load_i8_n(const int8_t *p, int n) {
+    int8_t lanes[8] = {0};
+    memcpy(lanes, p, (size_t)(n & 7));
+    return vf_load_i8(lanes);
+}
+
 static inline __m128 vec_quarter_sum(vf a) {
     return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
 }
@@ -404,6 +420,18 @@ static inline vf vf_load_f16(const uint16_t *p) {
 }
 static inline vf vf_load_f16_n(const uint16_t *p, int n) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vec_load_bits_n(p, n)));
+}
+
+static inline vf vec_load_i8(const int8_t *p, size_t n) {
+    int8_t lanes[8] = {0};
+    memcpy(lanes, p, n);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vld1_s8(lanes)))));
+}
+static inline vf vf_load_i8(const int8_t *p) {
+    return vec_load_i8(p, 4);
+}
+static inline vf vf_load_i8_n(const int8_t *p, int n) {
+    return vec_load_i8(p, (size_t)(n & 3));
 }
 
 static inline float vf_max_lane(vf a) {

@@ -81,6 +81,7 @@ struct attention_call {
 /* What one work item is about. */
 struct tile_call {
     const struct attention_tile *tile;
+    const struct kv_layout *layout;
     const struct kernels *kernels;
     int layer, kv_head;
     int64_t head_dim, n_rep, n_rows; /* n_rep query heads share a KV head; n_rows = tokens * n_rep */
@@ -92,10 +93,8 @@ struct tile_call {
 static void block_scores(const struct tile_call *c, const float *q, int64_t start, int64_t end) {
     for (int64_t at = start, next; at < end; at = next) {
         next = min_i64(end, next_multiple(at, KV_PAGE_TOKENS));
-        const float *keys = kv_seq_k(c->tile->kv, c->layer, at, c->kv_head) + at % KV_PAGE_TOKENS;
-        struct matrix w = {DT_F32, MATRIX_IN_OUT, next - at, c->head_dim, KV_PAGE_TOKENS, keys};
-        c->kernels->gemm[DT_F32][MATRIX_IN_OUT](&w, 0, w.n, q, c->head_dim, c->n_rows, c->work.scores + (at - start),
-                                                BLOCK_TOKENS, false, c->scratch);
+        kv_keys_scores(c->layout, c->kernels, kv_seq_k(c->tile->kv, c->layer, at, c->kv_head), at % KV_PAGE_TOKENS,
+                       next - at, q, c->n_rows, c->work.scores + (at - start), BLOCK_TOKENS, c->scratch);
     }
 }
 
@@ -122,12 +121,10 @@ static void block_softmax(const struct tile_call *c, int64_t start, int64_t end)
 
 /* weighted[row] += sum over j of scores[row][j] * value at start + j, for the rows of tokens begin .. end - 1. */
 static void add_values(const struct tile_call *c, int64_t begin, int64_t end, int64_t start, int64_t at, int64_t n) {
-    const float *values = kv_seq_v(c->tile->kv, c->layer, at, c->kv_head) + at % KV_PAGE_TOKENS * c->head_dim;
-    struct matrix w = {DT_F32, MATRIX_IN_OUT, c->head_dim, n, c->head_dim, values};
     int64_t row = begin * c->n_rep, n_rows = (end - begin) * c->n_rep;
-    c->kernels->gemm[DT_F32][MATRIX_IN_OUT](&w, 0, w.n, c->work.scores + row * BLOCK_TOKENS + (at - start),
-                                            BLOCK_TOKENS, n_rows, c->work.weighted + row * c->head_dim, c->head_dim,
-                                            at != c->tile->first, c->scratch);
+    kv_values_sum(c->layout, c->kernels, kv_seq_v(c->tile->kv, c->layer, at, c->kv_head), at % KV_PAGE_TOKENS, n,
+                  c->work.scores + row * BLOCK_TOKENS + (at - start), BLOCK_TOKENS, n_rows,
+                  c->work.weighted + row * c->head_dim, at != c->tile->first, c->scratch);
 }
 
 static void block_values(const struct tile_call *c, int64_t start, int64_t end) {
@@ -149,6 +146,7 @@ static void attend_tile(void *ctx, int item, int thread) {
     const struct attention_tile *tile =
         &call->tiles[call->n_tiles - 1 - item / config->n_kv_heads]; /* long ones first */
     struct tile_call c = {.tile = tile,
+                          .layout = kv_seq_layout(tile->kv),
                           .kernels = call->exec->kernels,
                           .layer = call->layer,
                           .kv_head = item % config->n_kv_heads,

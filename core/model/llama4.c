@@ -110,7 +110,6 @@ static void place_qkv_rows(void *ctx, int64_t begin, int64_t end) {
     const struct model_config *config = s->model->config;
     const struct layer_config *layer = &config->layers[s->layer];
     int64_t head_dim = config->head_dim, n_rep = config->n_heads / config->n_kv_heads;
-    size_t head_bytes = (size_t)head_dim * sizeof(float);
     for (int64_t i = begin; i < end; i++) {
         const struct row *row = &s->rows[i];
         float *head = s->qkv + i * (config->n_heads + 2 * config->n_kv_heads) * head_dim;
@@ -121,16 +120,10 @@ static void place_qkv_rows(void *ctx, int64_t begin, int64_t end) {
             float *q = s->q + ((h / n_rep * s->n_rows + i) * n_rep + h % n_rep) * head_dim;
             s->model->exec->kernels->scale(q, head, (float)scale, head_dim);
         }
-        int64_t slot = row->position % KV_PAGE_TOKENS;
-        for (int32_t h = 0; h < config->n_kv_heads; h++, head += head_dim) {
-            if (layer->use_rope)
-                rotate_head(s, i, head);
-            float *keys = kv_seq_k(row->kv, s->layer, row->position, h) + slot;
-            for (int64_t j = 0; j < head_dim; j++)
-                keys[j * KV_PAGE_TOKENS] = head[j];
-        }
-        for (int32_t h = 0; h < config->n_kv_heads; h++, head += head_dim)
-            memcpy(kv_seq_v(row->kv, s->layer, row->position, h) + slot * head_dim, head, head_bytes);
+        const float *keys = head, *values = head + config->n_kv_heads * head_dim;
+        for (; head < values && layer->use_rope; head += head_dim)
+            rotate_head(s, i, head);
+        kv_seq_write(row->kv, s->layer, row->position, keys, values);
     }
 }
 

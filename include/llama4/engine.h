@@ -30,10 +30,11 @@ struct l4_engine_options {
     const char *experts_implementation; /* "auto", "eager", "batched_mm", "grouped_mm" */
     const char *gemm;                   /* "own", "openblas" */
     const char *quantization;           /* what float matrices become as they load: "none", "q8_0", "q4_0", "q4_k" */
-    const char *activations;  /* what multiplies BF16 matrices: "f32", or "bf16": rounded, by bf16 dot products */
-    const char *weight_cache; /* a directory that keeps packed weights for the next start; NULL or "" = none */
-    bool verify;              /* check all of a weight cache, not a sample */
-    int threads;              /* 0 = the physical cores that affinity mask and control groups' CPU quota allow */
+    const char *activations;   /* what multiplies BF16 matrices: "f32", or "bf16": rounded, by bf16 dot products */
+    const char *kv_cache_type; /* "f32", "f16", "bf16", "q8_0": how keys and values are stored */
+    const char *weight_cache;  /* a directory that keeps packed weights for the next start; NULL or "" = none */
+    bool verify;               /* check all of a weight cache, not a sample */
+    int threads;               /* 0 = the physical cores that affinity mask and control groups' CPU quota allow */
     bool pin_threads; /* each on a core of its own; refused where there are fewer hardware threads than threads */
     const char *numa; /* "off"; "interleave": weights and KV cache page by page on all nodes that may be used */
     int64_t max_context_tokens; /* 0 = the model's, bounded by 32,768 and by what the KV cache holds */
@@ -55,11 +56,13 @@ struct l4_engine_options {
 /* Fills in the defaults of every field. */
 void l4_engine_options_init(struct l4_engine_options *options);
 
-/* What experts_implementation, gemm, quantization, activations and numa may be: a NULL-terminated list of names. */
+/* What experts_implementation, gemm, quantization, activations, kv_cache_type and numa may be: a NULL-terminated list
+ * of names. */
 const char *const *l4_engine_experts_names(void);
 const char *const *l4_engine_gemm_names(void);
 const char *const *l4_engine_quantization_names(void);
 const char *const *l4_engine_activations_names(void);
+const char *const *l4_engine_kv_cache_type_names(void);
 const char *const *l4_engine_numa_names(void);
 
 /* l4_engine_open - map and check a checkpoint, start the threads.  Blocks while loading; any thread.
@@ -77,7 +80,7 @@ struct l4_engine_info {
     const char *name;                   /* the last path component of the model */
     const char *quantization;           /* of most weights: "bf16", "q4_k", ... */
     const char *experts_implementation; /* as configured: "auto" stays "auto" */
-    const char *gemm;
+    const char *gemm, *kv_cache_type;
     const char *activations; /* "bf16" where weights that stayed BF16 are multiplied so; else "f32" */
     const char *cpu_kernels; /* "avx512", ... */
     int threads;

@@ -16,8 +16,8 @@ static const struct {
     {"variants", "(the kernel variants of this processor)", golden_variants},
     {"text", "MODEL FILE.json", golden_text},
     {"generate",
-     "[--experts NAME|all] [--gemm own|openblas] [--activations f32|bf16] [--logprobs Z] "
-     "[--perplexity X | --like MODEL [--tolerance Y]] MODEL FILE.json",
+     "[--experts NAME|all] [--gemm own|openblas] [--activations f32|bf16] [--kv-cache-type NAME] [--logprobs Z] "
+     "[--nll-tolerance X] [--perplexity X | --like MODEL [--tolerance Y]] MODEL FILE.json",
      golden_generate},
     {"pretokenize", "FILE.json", golden_pretokenize},
     {"sampler", "PREFIX (of PREFIX.json and PREFIX.safetensors)", golden_sampler},

@@ -1,6 +1,8 @@
 /* golden generate MODEL FILE.json - what the whole engine makes of a checkpoint: the likelihood of documents, and
  * greedy answers.  Goes through the public API, as the server does.
  *
+ * The KV cache is f32 unless --kv-cache-type says otherwise: f16 alone moves a router here and there.
+ * --nll-tolerance X: of each document, a token; greedy answers are not compared.
  * --perplexity X: the model is a quantised one.  It need not agree with the file, but its perplexity over the documents
  * must be X, give or take Y of it.  --like MODEL: X is the perplexity of that model.
  * --logprobs Z: activations are rounded.  Log-probabilities agree to Z only, and answers may part where the two best
@@ -20,11 +22,12 @@ static const double LOGPROB_TOLERANCE = 1e-3, NLL_TOLERANCE = 1e-4, MARGIN = 1e-
 
 /* What is asked for on the command line. */
 struct wanted {
-    const char *experts, *gemm, *activations;
+    const char *experts, *gemm, *activations, *kv_cache_type;
     const char *like;  /* NULL: no other model */
     double perplexity; /* negative: what the file says, and greedy answers too */
     double tolerance;
     double logprob_tolerance, nll_tolerance, margin;
+    bool nll_only;
 };
 
 static void open_model(struct session *session, const char *model, const struct wanted *wanted) {
@@ -35,6 +38,7 @@ static void open_model(struct session *session, const char *model, const struct 
     options.experts_implementation = wanted->experts;
     options.gemm = wanted->gemm;
     options.activations = wanted->activations;
+    options.kv_cache_type = wanted->kv_cache_type;
     options.max_queue = L4_MAX_QUEUE;
     if (session_open(session, &options, NULL, &err) != 0)
         golden_fail("%s: %s", model, err.message);
@@ -256,7 +260,8 @@ static bool check_greedy(struct session *session, const cJSON *cases, const stru
 static double perplexity_of_model(const struct wanted *wanted, const cJSON *file) {
     struct session session;
     const cJSON *documents = member(file, "nll", cJSON_IsArray);
-    const struct wanted plain = {.experts = "auto", .gemm = wanted->gemm, .activations = "f32"};
+    const struct wanted plain = {
+        .experts = "auto", .gemm = wanted->gemm, .activations = "f32", .kv_cache_type = wanted->kv_cache_type};
     size_t n = (size_t)cJSON_GetArraySize(documents);
     open_model(&session, wanted->like, &plain);
     struct answer *answers = score_documents(&session, documents);
@@ -271,11 +276,12 @@ static bool check_all(const char *model, const struct wanted *wanted, const cJSO
     struct session session;
     if (!has_nll && !has_greedy)
         golden_fail("neither nll nor greedy in the file");
-    printf("%s, gemm %s, activations %s:\n", wanted->experts, wanted->gemm, wanted->activations);
+    printf("%s, gemm %s, activations %s, KV cache %s:\n", wanted->experts, wanted->gemm, wanted->activations,
+           wanted->kv_cache_type);
     open_model(&session, model, wanted);
-    if (has_nll || wanted->perplexity >= 0)
+    if (has_nll || wanted->perplexity >= 0 || wanted->nll_only)
         ok = check_nll(&session, member(file, "nll", cJSON_IsArray), wanted);
-    if (has_greedy && wanted->perplexity < 0)
+    if (has_greedy && wanted->perplexity < 0 && !wanted->nll_only)
         ok = check_greedy(&session, member(file, "greedy", cJSON_IsArray), wanted) && ok;
     session_close(&session);
     return ok;
@@ -285,6 +291,7 @@ int golden_generate(int argc, char **argv) {
     struct wanted wanted = {.experts = "auto",
                             .gemm = "own",
                             .activations = "f32",
+                            .kv_cache_type = "f32",
                             .perplexity = -1,
                             .tolerance = 5e-6,
                             .logprob_tolerance = LOGPROB_TOLERANCE,
@@ -298,11 +305,16 @@ int golden_generate(int argc, char **argv) {
             wanted.gemm = argv[i + 1];
         else if (strcmp(argv[i], "--activations") == 0)
             wanted.activations = argv[i + 1];
+        else if (strcmp(argv[i], "--kv-cache-type") == 0)
+            wanted.kv_cache_type = argv[i + 1];
         else if (strcmp(argv[i], "--perplexity") == 0)
             wanted.perplexity = atof(argv[i + 1]);
         else if (strcmp(argv[i], "--like") == 0)
             wanted.like = argv[i + 1];
-        else if (strcmp(argv[i], "--tolerance") == 0)
+        else if (strcmp(argv[i], "--nll-tolerance") == 0) {
+            wanted.nll_tolerance = atof(argv[i + 1]);
+            wanted.nll_only = true;
+        } else if (strcmp(argv[i], "--tolerance") == 0)
             wanted.tolerance = atof(argv[i + 1]);
         else if (strcmp(argv[i], "--logprobs") == 0)
             wanted.logprob_tolerance = wanted.nll_tolerance = wanted.margin = atof(argv[i + 1]);

@@ -339,7 +339,7 @@ static bool check_dir(const struct golden_exec *golden, const char *dir) {
     for (size_t i = 0; i < safetensors_count(f.file); i++) /* no sequence here is longer than all ids together */
         if (safetensors_at(f.file, i)->type == DT_I32)
             n_tokens += golden_elements(safetensors_at(f.file, i));
-    if (kv_pool_open(&f.pool, f.config, kv_pages_needed(f.config, n_tokens, n_tokens), &err))
+    if (kv_pool_open(&f.pool, f.config, DT_F32, kv_pages_needed(f.config, n_tokens, n_tokens), &err))
         golden_fail("%s: %s", dir, err.message);
 
     struct record records[GOLDEN_MAX_BACKENDS];

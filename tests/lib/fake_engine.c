@@ -59,6 +59,7 @@ void l4_engine_options_init(struct l4_engine_options *options) {
     *options = (struct l4_engine_options){.experts_implementation = "auto",
                                           .gemm = "own",
                                           .numa = "off",
+                                          .kv_cache_type = "f16",
                                           .max_running = 64,
                                           .max_queue = 256,
                                           .max_step_ms = 100,
@@ -86,6 +87,11 @@ const char *const *l4_engine_numa_names(void) {
 
 const char *const *l4_engine_gemm_names(void) {
     static const char *const names[] = {"own", "openblas", NULL};
+    return names;
+}
+
+const char *const *l4_engine_kv_cache_type_names(void) {
+    static const char *const names[] = {"f32", "f16", "bf16", "q8_0", NULL};
     return names;
 }
 
@@ -391,6 +397,7 @@ void l4_engine_info(const struct l4_engine *engine, struct l4_engine_info *info)
                                     .activations = "f32",
                                     .experts_implementation = engine->options.experts_implementation,
                                     .gemm = engine->options.gemm,
+                                    .kv_cache_type = engine->options.kv_cache_type,
                                     .cpu_kernels = "none",
                                     .threads = 1,
                                     .batch_invariant = true,

@@ -42,7 +42,8 @@ double fake_model_now(void *ctx) {
 }
 
 static float *place(const struct kv_seq *kv, int layer, int64_t position) {
-    return kv_seq_k(kv, layer, position, 0) + position % KV_PAGE_TOKENS;
+    float *keys = kv_seq_k(kv, layer, position, 0); /* one dimension */
+    return keys + position % KV_PAGE_TOKENS;
 }
 
 /* What the sequence holds so far, from its pages; the chunked layer must agree within its chunk. */

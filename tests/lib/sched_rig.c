@@ -21,7 +21,7 @@ void rig_open(struct rig *b, const struct setup *setup) {
     int32_t max_chunk = setup->max_chunk ? setup->max_chunk : 32;
     int64_t n_pages = setup->n_pages ? setup->n_pages : 4096;
     struct l4_err err;
-    assert_int_equal(kv_pool_open(&b->kv, &b->config, n_pages, &err), 0);
+    assert_int_equal(kv_pool_open(&b->kv, &b->config, DT_F32, n_pages, &err), 0);
     if (rig_prefix_cache)
         assert_int_equal(kv_pool_cache_prefixes(b->kv, &err), 0);
     struct sched_config config = {

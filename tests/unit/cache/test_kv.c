@@ -11,11 +11,12 @@
 #include "core/cache/kv.h"
 #include "tests/lib/failmalloc.h"
 
-enum { N_SEQS = 6, MAX_PAGES = 400 };
+enum { N_SEQS = 6, MAX_PAGES = 400, N_KV_HEADS = 2, HEAD_DIM = 8 };
 
 /* Layers 0 and 2 chunked, 1 full. */
 static struct model_config small_config(int64_t chunk) {
-    struct model_config config = {.n_layers = 3, .n_kv_heads = 2, .head_dim = 8, .attention_chunk_size = chunk};
+    struct model_config config = {
+        .n_layers = 3, .n_kv_heads = N_KV_HEADS, .head_dim = HEAD_DIM, .attention_chunk_size = chunk};
     config.layers[0].is_chunked = config.layers[2].is_chunked = true;
     return config;
 }
@@ -61,9 +62,10 @@ static void check_all(const struct model_config *config, struct kv_pool *pool, c
                     float want = (float)(lives[s].id * 1000003 + (uint32_t)layer * 7 + (uint32_t)t);
                     int64_t slot = t % KV_PAGE_TOKENS * config->head_dim;
                     for (int h = 0; h < config->n_kv_heads; h++) {
-                        assert_true(kv_seq_k(lives[s].seq, layer, t, h)[t % KV_PAGE_TOKENS] == want + (float)h);
-                        assert_true(kv_seq_v(lives[s].seq, layer, t, h)[slot + config->head_dim - 1] ==
-                                    -want - (float)h);
+                        const float *keys = kv_seq_k(lives[s].seq, layer, t, h);
+                        const float *values = kv_seq_v(lives[s].seq, layer, t, h);
+                        assert_true(keys[t % KV_PAGE_TOKENS] == want + (float)h);
+                        assert_true(values[slot + config->head_dim - 1] == -want - (float)h);
                     }
                 }
             }
@@ -76,11 +78,12 @@ static void fill(const struct model_config *config, const struct life *life, int
     for (int layer = 0; layer < config->n_layers; layer++)
         for (int64_t t = from; t < from + n; t++) {
             float value = (float)(life->id * 1000003 + (uint32_t)layer * 7 + (uint32_t)t);
-            int64_t slot = t % KV_PAGE_TOKENS * config->head_dim;
-            for (int h = 0; h < config->n_kv_heads; h++) {
-                kv_seq_k(life->seq, layer, t, h)[t % KV_PAGE_TOKENS] = value + (float)h;
-                kv_seq_v(life->seq, layer, t, h)[slot + config->head_dim - 1] = -value - (float)h;
+            float keys[N_KV_HEADS][HEAD_DIM] = {{0}}, values[N_KV_HEADS][HEAD_DIM] = {{0}};
+            for (int h = 0; h < N_KV_HEADS; h++) {
+                keys[h][0] = value + (float)h;
+                values[h][HEAD_DIM - 1] = -value - (float)h;
             }
+            kv_seq_write(life->seq, layer, t, keys[0], values[0]);
         }
 }
 
@@ -88,7 +91,7 @@ static void random_lives(int64_t chunk, int64_t n_pages, unsigned seed, int *n_f
     struct model_config config = small_config(chunk);
     struct life lives[N_SEQS] = {0};
     struct kv_pool *pool;
-    assert_int_equal(kv_pool_open(&pool, &config, n_pages, NULL), 0);
+    assert_int_equal(kv_pool_open(&pool, &config, DT_F32, n_pages, NULL), 0);
     for (int step = 0; step < 1500; step++) {
         struct life *life = &lives[rand_r(&seed) % N_SEQS];
         int action = rand_r(&seed) % 16;
@@ -146,7 +149,7 @@ static void test_full_takes_nothing(void **state) {
     struct model_config config = small_config(2 * P);
     struct kv_pool *pool;
     struct kv_seq *a, *b;
-    assert_int_equal(kv_pool_open(&pool, &config, 7, NULL), 0);
+    assert_int_equal(kv_pool_open(&pool, &config, DT_F32, 7, NULL), 0);
     assert_int_equal(kv_seq_open(&a, pool, NULL), 0);
     assert_int_equal(kv_seq_open(&b, pool, NULL), 0);
     assert_int_equal(kv_seq_reserve(a, P + 1), 0); /* two pages of each layer */
@@ -176,7 +179,7 @@ static void test_pages_needed(void **state) {
                 struct kv_pool *pool;
                 struct kv_seq *seq;
                 int64_t needed = kv_pages_needed(&config, lengths[l], steps[s]), most = 0;
-                assert_int_equal(kv_pool_open(&pool, &config, needed, NULL), 0);
+                assert_int_equal(kv_pool_open(&pool, &config, DT_F32, needed, NULL), 0);
                 assert_int_equal(kv_seq_open(&seq, pool, NULL), 0);
                 while (kv_seq_length(seq) < lengths[l]) {
                     int64_t left = lengths[l] - kv_seq_length(seq), n = steps[s] < left ? steps[s] : left;
@@ -205,16 +208,16 @@ static void test_bad_sizes(void **state) {
     struct model_config config = small_config(64);
     struct kv_pool *pool = NULL;
     struct l4_err err;
-    assert_int_equal(kv_page_bytes(&config), 2 * 2 * KV_PAGE_TOKENS * 8 * sizeof(float));
-    assert_int_equal(kv_pool_open(&pool, &config, 0, &err), L4_E_INVALID);
-    assert_int_equal(kv_pool_open(&pool, &config, -1, &err), L4_E_INVALID);
-    assert_int_equal(kv_pool_open(&pool, &config, (int64_t)1 << 40, &err), L4_E_INVALID);
+    assert_int_equal(kv_page_bytes(&config, DT_F32), 2 * 2 * KV_PAGE_TOKENS * 8 * sizeof(float));
+    assert_int_equal(kv_pool_open(&pool, &config, DT_F32, 0, &err), L4_E_INVALID);
+    assert_int_equal(kv_pool_open(&pool, &config, DT_F32, -1, &err), L4_E_INVALID);
+    assert_int_equal(kv_pool_open(&pool, &config, DT_F32, (int64_t)1 << 40, &err), L4_E_INVALID);
     config.n_kv_heads = config.head_dim = INT32_MAX;
-    assert_int_equal(kv_page_bytes(&config), 0);
-    assert_int_equal(kv_pool_open(&pool, &config, 1, &err), L4_E_NOMEM);
+    assert_int_equal(kv_page_bytes(&config, DT_F32), 0);
+    assert_int_equal(kv_pool_open(&pool, &config, DT_F32, 1, &err), L4_E_NOMEM);
     config.n_kv_heads = 1 << 12;
     config.head_dim = 1 << 20;
-    assert_int_equal(kv_pool_open(&pool, &config, INT32_MAX, &err), L4_E_NOMEM);
+    assert_int_equal(kv_pool_open(&pool, &config, DT_F32, INT32_MAX, &err), L4_E_NOMEM);
     assert_null(pool);
     kv_pool_close(NULL);
     kv_seq_close(NULL);
@@ -227,10 +230,10 @@ static void test_out_of_memory(void **state) {
     struct kv_seq *seq = NULL;
     for (long n = 1; n <= 2; n++) {
         failmalloc_arm((size_t)n);
-        assert_int_equal(kv_pool_open(&pool, &config, 30, NULL), L4_E_NOMEM);
+        assert_int_equal(kv_pool_open(&pool, &config, DT_F32, 30, NULL), L4_E_NOMEM);
         assert_true(failmalloc_disarm());
     }
-    assert_int_equal(kv_pool_open(&pool, &config, 30, NULL), 0);
+    assert_int_equal(kv_pool_open(&pool, &config, DT_F32, 30, NULL), 0);
     failmalloc_arm(1);
     assert_int_equal(kv_seq_open(&seq, pool, NULL), L4_E_NOMEM);
     assert_true(failmalloc_disarm());

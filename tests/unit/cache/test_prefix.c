@@ -50,8 +50,9 @@ static void compute(struct kv_seq *seq, const struct text *text, int64_t n) {
     int64_t from = kv_seq_length(seq);
     for (int layer = 0; layer < N_LAYERS; layer++)
         for (int64_t t = from; t < from + n; t++) {
-            kv_seq_k(seq, layer, t, 0)[t % P] = text->values[t] + (float)layer;
-            kv_seq_v(seq, layer, t, 0)[t % P * 4] = text->values[t] - (float)layer;
+            float *keys = kv_seq_k(seq, layer, t, 0), *values = kv_seq_v(seq, layer, t, 0);
+            keys[t % P] = text->values[t] + (float)layer;
+            values[t % P * 4] = text->values[t] - (float)layer;
         }
     kv_seq_advance(seq, text->tokens + from, n);
 }
@@ -60,14 +61,15 @@ static void check_values(const struct model_config *config, const struct kv_seq 
     int64_t length = kv_seq_length(seq), start = length - length % config->attention_chunk_size;
     for (int layer = 0; layer < N_LAYERS; layer++)
         for (int64_t t = config->layers[layer].is_chunked ? start : 0; t < length; t++) {
-            assert_true(kv_seq_k(seq, layer, t, 0)[t % P] == text->values[t] + (float)layer);
-            assert_true(kv_seq_v(seq, layer, t, 0)[t % P * 4] == text->values[t] - (float)layer);
+            const float *keys = kv_seq_k(seq, layer, t, 0), *values = kv_seq_v(seq, layer, t, 0);
+            assert_true(keys[t % P] == text->values[t] + (float)layer);
+            assert_true(values[t % P * 4] == text->values[t] - (float)layer);
         }
 }
 
 static struct kv_pool *open_pool(const struct model_config *config, int64_t n_pages) {
     struct kv_pool *pool;
-    assert_int_equal(kv_pool_open(&pool, config, n_pages, NULL), 0);
+    assert_int_equal(kv_pool_open(&pool, config, DT_F32, n_pages, NULL), 0);
     assert_int_equal(kv_pool_cache_prefixes(pool, NULL), 0);
     return pool;
 }
@@ -627,7 +629,7 @@ static void any_allocation_may_fail(void **state) {
     int n_failed = 0;
     FAILMALLOC_EACH(n) {
         struct kv_pool *pool = NULL;
-        int rc = kv_pool_open(&pool, &config, 60, NULL);
+        int rc = kv_pool_open(&pool, &config, DT_F32, 60, NULL);
         if (rc == 0)
             rc = kv_pool_cache_prefixes(pool, NULL);
         for (int round = 0; rc == 0 && round < 4; round++) {

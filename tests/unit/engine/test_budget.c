@@ -39,7 +39,7 @@ static void check_holds_one(const struct engine_budget *budget, const struct l4_
     assert_true(kv_pages_needed(config, budget->kv_capacity_tokens, options->max_chunk_tokens) <= budget->kv_pages);
     assert_true(kv_pages_needed(config, budget->kv_capacity_tokens + 1, options->max_chunk_tokens) > budget->kv_pages);
     assert_true(budget->kv_capacity_tokens >= budget->max_context_tokens);
-    assert_int_equal(budget->kv_bytes, budget->kv_pages * (int64_t)kv_page_bytes(config));
+    assert_int_equal(budget->kv_bytes, budget->kv_pages * (int64_t)kv_page_bytes(config, budget->kv_type));
 }
 
 static void defaults_are_bounded_by_model_memory_and_need(void **state) {
@@ -90,7 +90,7 @@ static void settings_are_kept(void **state) {
     options.max_context_tokens = 0;
     options.kv_cache_bytes = 2 * GIB;
     assert_int_equal(engine_budget(&budget, &options, &config, &memory, NULL), 0);
-    assert_in_range(budget.kv_bytes, 2 * GIB - (int64_t)kv_page_bytes(&config), 2 * GIB);
+    assert_in_range(budget.kv_bytes, 2 * GIB - (int64_t)kv_page_bytes(&config, budget.kv_type), 2 * GIB);
     check_holds_one(&budget, &options, &config);
 }
 

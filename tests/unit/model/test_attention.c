@@ -105,12 +105,8 @@ static void run_step(const struct model_config *config, const struct exec *exec,
                 for (int64_t h = 0; h < config->n_heads; h++)
                     memcpy(q + ((h / n_rep * n_rows + row) * n_rep + h % n_rep) * d,
                            seqs[i].q + (position * config->n_heads + h) * d, (size_t)d * sizeof *q);
-                for (int64_t h = 0; h < config->n_kv_heads; h++)
-                    for (int64_t j = 0; j < d; j++) {
-                        int64_t from = (position * config->n_kv_heads + h) * d + j, slot = position % KV_PAGE_TOKENS;
-                        kv_seq_k(seqs[i].kv, layer, position, (int)h)[j * KV_PAGE_TOKENS + slot] = seqs[i].k[from];
-                        kv_seq_v(seqs[i].kv, layer, position, (int)h)[slot * d + j] = seqs[i].v[from];
-                    }
+                int64_t from = position * config->n_kv_heads * d;
+                kv_seq_write(seqs[i].kv, layer, position, seqs[i].k + from, seqs[i].v + from);
             }
         struct attention plan;
         assert_int_equal(attention_plan(&plan, config, spans, n_spans, pool_n_threads(exec->pool), &arena), 0);
@@ -132,14 +128,14 @@ static void run_step(const struct model_config *config, const struct exec *exec,
 static struct kv_pool *poisoned_pool(const struct model_config *config) {
     struct kv_pool *pool;
     struct kv_seq *seq;
-    assert_int_equal(kv_pool_open(&pool, config, N_SEQS * N_LAYERS * (MAX_TOKENS / KV_PAGE_TOKENS + 2), NULL), 0);
+    assert_int_equal(kv_pool_open(&pool, config, DT_F32, N_SEQS * N_LAYERS * (MAX_TOKENS / KV_PAGE_TOKENS + 2), NULL),
+                     0);
     assert_int_equal(kv_seq_open(&seq, pool, NULL), 0);
     int64_t n_tokens = kv_pool_total_pages(pool) / N_LAYERS * KV_PAGE_TOKENS;
     assert_int_equal(kv_seq_reserve(seq, n_tokens), 0);
     for (int64_t p = 0; p < n_tokens; p += KV_PAGE_TOKENS)
         for (int layer = 0; layer < N_LAYERS; layer++)
-            for (size_t i = 0; i < kv_page_bytes(config) / sizeof(float); i++)
-                kv_seq_k(seq, layer, p, 0)[i] = NAN;
+            memset(kv_seq_k(seq, layer, p, 0), 0xff, kv_seq_layout(seq)->page_bytes);
     kv_seq_close(seq);
     return pool;
 }

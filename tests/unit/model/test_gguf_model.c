@@ -33,7 +33,7 @@ static float *forward(const char *path, const char *experts, int64_t *vocab) {
     assert_int_equal(pool_open(&exec.pool, 2, GEMM_SCRATCH_BYTES, NULL), 0);
     assert_int_equal(experts_backend_find(&backend, experts, NULL), 0);
     assert_int_equal(llama4_open(&model, checkpoint, &exec, backend, NULL, NULL), 0);
-    assert_int_equal(kv_pool_open(&pool, config, kv_pages_needed(config, N_TOKENS, N_TOKENS), NULL), 0);
+    assert_int_equal(kv_pool_open(&pool, config, DT_F32, kv_pages_needed(config, N_TOKENS, N_TOKENS), NULL), 0);
     assert_int_equal(kv_seq_open(&kv, pool, NULL), 0);
     assert_int_equal(kv_seq_reserve(kv, N_TOKENS), 0);
     int32_t tokens[N_TOKENS];

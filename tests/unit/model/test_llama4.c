@@ -30,13 +30,12 @@ static struct fixture fixture_open(const char *dir, int n_threads, const char *v
     f.config = checkpoint_config(f.checkpoint);
     assert_int_equal(pool_open(&f.exec.pool, n_threads, GEMM_SCRATCH_BYTES, NULL), 0);
     int64_t n_pages = N_SEQS * kv_pages_needed(f.config, MAX_TOKENS, MAX_TOKENS);
-    assert_int_equal(kv_pool_open(&f.pool, f.config, n_pages, NULL), 0);
+    assert_int_equal(kv_pool_open(&f.pool, f.config, DT_F32, n_pages, NULL), 0);
     struct kv_seq *seq; /* the last user of the pages left NaN behind */
     assert_int_equal(kv_seq_open(&seq, f.pool, NULL), 0);
     assert_int_equal(kv_seq_reserve(seq, KV_PAGE_TOKENS), 0);
     for (int layer = 0; layer < f.config->n_layers; layer++)
-        for (size_t i = 0; i < kv_page_bytes(f.config) / sizeof(float); i++)
-            kv_seq_k(seq, layer, 0, 0)[i] = NAN;
+        memset(kv_seq_k(seq, layer, 0, 0), 0xff, kv_seq_layout(seq)->page_bytes); /* NaN */
     kv_seq_close(seq);
     return f;
 }

@@ -4,8 +4,9 @@
  * together: arriving in random order and at random times, their prompts cut into random chunks, with sequences set back
  * at random and for want of pages, with a prefix cache and without one; some of the prompts begin alike.  Tokens, text,
  * ends and all log-probabilities must be the same, bit for bit, for every batch-invariant experts backend, with one
- * thread and with two, on F32, BF16, Q8_0, Q4_0 and Q4_K weights; where arithmetic is not batch-invariant (eager,
- * gemm = openblas), log-probabilities agree to 1e-4.  A kernel that is broken on purpose must be found out by the very same comparison.
+ * thread and with two, on F32, BF16, Q8_0, Q4_0 and Q4_K weights, and with every type of KV cache; where arithmetic is
+ * not batch-invariant (eager, gemm = openblas), log-probabilities agree to 1e-4.  A kernel that is broken on purpose
+ * must be found out by the very same comparison.
  *
  * Built with a sanitizer, which makes everything ten to a hundred times slower, 16 shorter requests run instead of 64,
  * and the demo model with the default settings only; the small fixtures still go through every combination. */
@@ -202,7 +203,7 @@ struct variant {
     int threads;
     bool prefix_cache;             /* where requests run together */
     const struct kernels *kernels; /* NULL = the best */
-    const char *activations;
+    const char *activations, *kv_cache_type;
 };
 
 /* Everything at random that must not matter. */
@@ -235,6 +236,7 @@ static void open_variant(struct session *session, const struct variant *variant,
     options.experts_implementation = variant->experts;
     options.gemm = variant->gemm;
     options.activations = variant->activations;
+    options.kv_cache_type = variant->kv_cache_type;
     options.threads = variant->threads;
     options.max_context_tokens = CONTEXT;
     options.kv_cache_bytes = kv_bytes;
@@ -258,15 +260,17 @@ static void run_alone(const struct variant *variant, struct answer *answers) {
 }
 
 /* KV pages for about half of what wants to run together. */
-static int64_t tight_kv_bytes(const char *model) {
+static int64_t tight_kv_bytes(const struct variant *variant) {
     struct checkpoint *checkpoint;
     struct l4_err err;
-    if (checkpoint_open(&checkpoint, model, NULL, NULL, &err) != 0)
-        fail_msg("%s: %s", model, err.message);
+    enum dtype type;
+    if (checkpoint_open(&checkpoint, variant->model, NULL, NULL, &err) != 0 ||
+        kv_type_find(&type, variant->kv_cache_type, &err) != 0)
+        fail_msg("%s: %s", variant->model, err.message);
     const struct model_config *config = checkpoint_config(checkpoint);
     int64_t one = kv_pages_needed(config, CONTEXT, MAX_CHUNK), mean = kv_pages_needed(config, 2 * KV_PAGE_TOKENS, 1);
     int64_t pages = mean * N_REQUESTS / 2 > one ? mean * N_REQUESTS / 2 : one;
-    int64_t bytes = pages * (int64_t)kv_page_bytes(config);
+    int64_t bytes = pages * (int64_t)kv_page_bytes(config, type);
     checkpoint_close(checkpoint);
     return bytes;
 }
@@ -280,7 +284,7 @@ static void run_together(const struct variant *variant, uint64_t seed, struct an
     struct session session;
     struct l4_engine_stats stats;
     int order[N_REQUESTS], n_submitted = 0, n_ended = 0;
-    open_variant(&session, variant, &overrides, tight_kv_bytes(variant->model), variant->prefix_cache);
+    open_variant(&session, variant, &overrides, tight_kv_bytes(variant), variant->prefix_cache);
     memset(answers, 0, N_REQUESTS * sizeof *answers);
     for (int i = 0; i < N_REQUESTS; i++) {
         int j = (int)random_below(&chaos.arrivals, (uint32_t)i + 1);
@@ -299,25 +303,26 @@ static void run_together(const struct variant *variant, uint64_t seed, struct an
     session_close(&session);
     assert_true(stats.preemptions > 0 && chaos.most_running >= N_REQUESTS / 8);
     assert_int_equal(stats.prefix_hits > 0, variant->prefix_cache);
-    print_message(
-        "           %s, gemm %s, %d threads: %llu steps, up to %d together, %llu set back, %llu tokens from the "
-        "prefix cache\n",
-        variant->experts, variant->gemm, variant->threads, (unsigned long long)stats.steps, chaos.most_running,
-        (unsigned long long)stats.preemptions, (unsigned long long)stats.prefix_hit_tokens);
+    print_message("           %s, gemm %s, KV cache %s, %d threads: %llu steps, up to %d together, %llu set back, %llu "
+                  "tokens from the "
+                  "prefix cache\n",
+                  variant->experts, variant->gemm, variant->kv_cache_type, variant->threads,
+                  (unsigned long long)stats.steps, chaos.most_running, (unsigned long long)stats.preemptions,
+                  (unsigned long long)stats.prefix_hit_tokens);
 }
 
 static struct answer alone[N_REQUESTS], together[N_REQUESTS];
 
 static void check_variant(const char *model, const char *experts, int threads, bool prefix_cache,
                           const char *activations, uint64_t seed) {
-    const struct variant variant = {model, experts, "own", threads, prefix_cache, NULL, activations};
+    const struct variant variant = {model, experts, "own", threads, prefix_cache, NULL, activations, "f32"};
     run_together(&variant, seed, together);
     assert_int_equal(count_different(alone, together), 0);
 }
 
 static void check_model(const char *model, bool every_combination, const char *activations) {
     static const char *const backends[] = {"batched_mm", "grouped_mm", "auto"};
-    const struct variant variant = {model, "auto", "own", 1, false, NULL, activations};
+    const struct variant variant = {model, "auto", "own", 1, false, NULL, activations, "f32"};
     uint64_t seed = 1;
     run_alone(&variant, alone);
     if (!every_combination) {
@@ -331,7 +336,7 @@ static void check_model(const char *model, bool every_combination, const char *a
 
 /* Sampled answers may part where a random number falls between two nearly equal sums: rarely. */
 static void check_model_close(const char *model, const char *experts, const char *gemm) {
-    struct variant variant = {model, experts, gemm, 2, true, NULL, "f32"};
+    struct variant variant = {model, experts, gemm, 2, true, NULL, "f32", "f32"};
     int n_parted = 0;
     run_alone(&variant, alone);
     run_together(&variant, 99, together);
@@ -484,6 +489,20 @@ static void demo_q4_k(void **state) {
     check_quantised("q4_k");
 }
 
+/* Chunks of 16 that come and go, and a model of which all is seen; one run of each type. */
+static void kv_cache_types(void **state) {
+    (void)state;
+    static const char *const models[] = {"tests/fixtures/scout", "tests/models/demo"};
+    for (int i = 0; i < 1 + WHOLE; i++)
+        for (const char *const *type = kv_type_names(); *type; type++) {
+            struct variant variant = {models[i], "auto", "own", 1, i > 0, NULL, "f32", *type};
+            run_alone(&variant, alone);
+            variant.threads = 2;
+            run_together(&variant, 11, together);
+            assert_int_equal(count_different(alone, together), 0);
+        }
+}
+
 static void eager_agrees_to_rounding(void **state) {
     (void)state;
     if (WHOLE)
@@ -530,7 +549,7 @@ static void broken_qgemm(const struct matrix *w, int64_t n_begin, int64_t n_end,
 }
 
 static void expect_found_out(const char *model, const struct kernels *broken) {
-    struct variant variant = {model, "auto", "own", 2, true, broken, "f32"};
+    struct variant variant = {model, "auto", "own", 2, true, broken, "f32", "f32"};
     run_alone(&variant, alone);
     run_together(&variant, 7, together);
     int n = count_different(alone, together);
@@ -573,6 +592,7 @@ int main(void) {
         cmocka_unit_test(demo_q8_0),
         cmocka_unit_test(demo_q4_0),
         cmocka_unit_test(demo_q4_k),
+        cmocka_unit_test(kv_cache_types),
         cmocka_unit_test(eager_agrees_to_rounding),
         cmocka_unit_test(openblas_agrees_to_rounding),
         cmocka_unit_test(a_broken_kernel_is_found_out),

@@ -222,6 +222,7 @@ static void test_table_agrees_with_the_engine(void **state) {
     assert_int_equal(config_init(&config), 0);
     assert_string_equal(config.experts_implementation, options.experts_implementation);
     assert_string_equal(config.gemm, options.gemm);
+    assert_string_equal(config.kv_cache_type, options.kv_cache_type);
     config_fini(&config);
 }
 
