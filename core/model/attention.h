@@ -1,8 +1,12 @@
 /* Causal attention over KV pages with an online softmax: the scores of a block of keys, never of all of them.
  *
- * What is computed for one query row depends on that row's sequence and position alone, bit for bit: blocks of keys
- * begin at fixed positions, not where a batch or a piece of a prompt happens to begin.  Slots that a row does not see
- * are never read: they may hold anything. */
+ * A long context is a chain of segments, each with a softmax of its own, which are merged in order.  Its segments may
+ * be work of several threads: one decoded token of a long context keeps all of them busy.
+ *
+ * What is computed for one query row depends on that row's sequence and position alone, bit for bit: blocks and
+ * segments of keys begin at fixed positions, not where a batch or a piece of a prompt happens to begin, and segments
+ * are merged the same way whoever computed them.  Slots that a row does not see are never read: they may hold anything.
+ */
 #ifndef CORE_MODEL_ATTENTION_H
 #define CORE_MODEL_ATTENTION_H
 
@@ -23,19 +27,36 @@ struct attention_tile {
     const struct kv_seq *kv;
     int64_t position, row, n_tokens;
     int64_t first;
+    int64_t segment_tokens, n_segments;
+    /* Of a tile whose segments are work items of their own. */
+    float *partials;      /* [n_kv_heads][n_segments][partial_floats]; else NULL */
+    _Atomic int *pending; /* [n_kv_heads]: segments that are not done yet */
+};
+
+/* One work item for each KV head: a tile, or one segment of it. */
+struct attention_item {
+    struct attention_tile *tile;
+    int64_t segment; /* -1: all */
+};
+
+/* The tiles of a layer, and the work that they are: longest first. */
+struct attention_work {
+    int64_t n_tiles, n_items;
+    struct attention_tile *tiles;
+    struct attention_item *items;
 };
 
 /* How the attention of one step is cut into pieces of work; the same for every layer of a kind. */
 struct attention {
     const struct model_config *config;
     int64_t n_rows;
-    int64_t n_full, n_chunked;
-    struct attention_tile *full, *chunked; /* tiles of full and of chunked layers */
-    float *workspace;                      /* [n_threads][workspace_floats] */
+    struct attention_work full, chunked;
+    float *workspace; /* [n_threads][workspace_floats] */
     size_t workspace_floats;
 };
 
-/* attention_plan - cut a step's spans into tiles.  All storage comes from arena.  Errors: L4_E_NOMEM. */
+/* attention_plan - cut a step's spans into work for n_threads threads.  All storage comes from arena.  Errors:
+ * L4_E_NOMEM. */
 int attention_plan(struct attention *plan, const struct model_config *config, const struct attention_span *spans,
                    int n_spans, int n_threads, struct arena *arena) L4_MUST_CHECK;
 

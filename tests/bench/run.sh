@@ -20,6 +20,9 @@ rm -f "$generated"
 cat "$BUILD/bench/report.md"
 echo "(also in $BUILD/bench/report.md, with the plot in report.svg)"
 
+echo "== attention: a decoded token, by context"
+"$BUILD/bench/bench_attention" "$(nproc)"
+
 echo "== engine, and the server over HTTP: in turns, so that a slow moment hits both"
 log=$(mktemp)
 "$BUILD/llama4d" serve --model "$MODEL" --port 0 --threads "$(nproc)" --log-level info 2>"$log" &
