@@ -104,6 +104,7 @@ def test_bad_flags(run):
         (["--temperature", "1e999"], "--temperature"),
         (["--experts-implementation", "x"], "one of auto, batched_mm, grouped_mm, eager"),
         (["--gemm", "x"], "one of own, openblas"),
+        (["--kv-cache-type", "x"], "one of f32, f16, bf16, q8_0"),
         (["--threads", "many"], '--threads "many": allowed is auto or a whole number from 1 to 1024'),
         (["--threads", "-1"], "auto or a whole number from 1 to 1024"),
         (["--threads", "1025"], "auto or a whole number from 1 to 1024"),

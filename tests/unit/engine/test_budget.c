@@ -30,6 +30,7 @@ static struct memory_limits machine(int64_t total, int64_t available, int64_t cg
 static struct l4_engine_options defaults(void) {
     struct l4_engine_options options;
     l4_engine_options_init(&options);
+    options.kv_cache_type = "f32";
     return options;
 }
 
@@ -94,6 +95,31 @@ static void settings_are_kept(void **state) {
     check_holds_one(&budget, &options, &config);
 }
 
+/* Half the bytes a number, twice the context in the same memory. */
+static void capacity_follows_the_type(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        double bytes; /* of a number */
+    } types[] = {{"f32", 4}, {"f16", 2}, {"bf16", 2}, {"q8_0", 34.0 / 32}};
+    struct model_config config;
+    struct engine_budget budget;
+    struct l4_engine_options options = defaults();
+    struct memory_limits memory = machine(64 * GIB, 60 * GIB, INT64_MAX);
+    scout(&config);
+    options.kv_cache_bytes = 8 * GIB;
+    for (int i = 0; i < 4; i++) {
+        options.kv_cache_type = types[i].name;
+        assert_int_equal(engine_budget(&budget, &options, &config, &memory, NULL), 0);
+        check_holds_one(&budget, &options, &config);
+        double page = 64 * 8 * 2 * 128 * types[i].bytes, pages = (double)(8 * GIB) / page;
+        assert_int_equal(budget.kv_pages, (int64_t)pages);
+        /* 36 layers hold a chunk and a step of 512 tokens, 12 all of it */
+        double tokens = (pages - 36 * ((8191 + 512 + 63) / 64)) / 12 * 64;
+        assert_true(tokens - 64 <= (double)budget.kv_capacity_tokens && (double)budget.kv_capacity_tokens <= tokens);
+    }
+}
+
 static void refused(const struct l4_engine_options *options, const struct model_config *config,
                     const struct memory_limits *memory, int code, const char *words) {
     struct engine_budget budget;
@@ -109,6 +135,9 @@ static void contradictions_are_told_in_numbers(void **state) {
     struct l4_engine_options options = defaults();
     struct memory_limits memory = machine(64 * GIB, 60 * GIB, INT64_MAX);
     scout(&config);
+    options.kv_cache_type = "q4";
+    refused(&options, &config, &memory, L4_E_INVALID, "kv_cache_type 'q4' is unknown; valid are: f32, f16, bf16, q8_0");
+    options.kv_cache_type = "f32";
     options.max_context_tokens = 10485761;
     refused(&options, &config, &memory, L4_E_INVALID,
             "max_context is 10485761 tokens, but the model knows only 10485760");
@@ -139,6 +168,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_bounded_by_model_memory_and_need),
         cmocka_unit_test(settings_are_kept),
+        cmocka_unit_test(capacity_follows_the_type),
         cmocka_unit_test(contradictions_are_told_in_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -167,6 +167,7 @@ static void info_tells_what_was_chosen(void **state) {
     assert_string_equal(info.experts_implementation, "auto");
     assert_string_equal(info.gemm, "own");
     assert_string_equal(info.activations, "f32");
+    assert_string_equal(info.kv_cache_type, "f16");
     assert_true(info.batch_invariant);
     assert_int_equal(info.threads, 2);
     assert_int_equal(info.max_context_tokens, 1000);
