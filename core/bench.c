@@ -134,7 +134,7 @@ void l4_bench_info(const struct l4_bench *bench, struct l4_bench_info *info) {
         [L4_BENCH_INT8] = "int8 per block", [L4_BENCH_BF16] = "bf16", [L4_BENCH_F32] = "f32"};
     const struct model_config *config = checkpoint_config(bench->parts.checkpoint);
     /* The feed-forward's second matrix has the type of most. */
-    const struct matrix *w = &llama4_model_weights(bench->parts.model)->layers[0].down_proj;
+    const struct matrix *w = &llama4_model_weights(bench->parts.model)->layers[0].experts.shared_down;
     *info = (struct l4_bench_info){.engine = bench->parts.info, .arithmetic = arithmetic(&bench->parts.exec, w)};
     info->activations = ACTIVATIONS[info->arithmetic];
     for (int i = 0; i < config->n_layers; i++)
@@ -297,6 +297,7 @@ int l4_bench_experts(struct l4_bench *bench, const char *experts, int64_t n_toke
     const int moe_layer = nth_moe_layer(config, layer % (unsigned)info.n_moe_layers);
     route_at_random(bench, n_tokens, seed);
     arena_reset(&bench->experts_arena);
+    memset(bench->experts_out, 0, (size_t)n_tokens * (size_t)config->hidden_size * sizeof *bench->experts_out);
     const double start_s = engine_now_s(NULL);
     rc = experts_forward(backend, &llama4_model_weights(bench->parts.model)->layers[moe_layer].experts,
                          &bench->parts.exec, &bench->experts_arena, bench->hidden_states, bench->top_k_index,

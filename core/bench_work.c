@@ -20,10 +20,11 @@ void bench_work_init(struct bench_work *work, const struct model_config *config,
     for (int i = 0; i < config->n_layers; i++) {
         const struct llama4_layer *from = &weights->layers[i];
         struct layer_work *to = &work->layers[i];
-        const struct matrix *const dense[] = {&from->q_proj,    &from->k_proj,  &from->v_proj,    &from->o_proj,
-                                              &from->gate_proj, &from->up_proj, &from->down_proj, &from->router};
-        const struct matrix *const expert[] = {from->experts.gate_up, from->experts.gate, from->experts.up,
-                                               from->experts.down};
+        const struct experts *experts = &from->experts;
+        const struct matrix *const dense[] = {&from->q_proj,       &from->k_proj,        &from->v_proj,
+                                              &from->o_proj,       &from->router,        &experts->shared_gate,
+                                              &experts->shared_up, &experts->shared_down};
+        const struct matrix *const expert[] = {experts->gate_up, experts->gate, experts->up, experts->down};
         for (size_t j = 0; j < sizeof dense / sizeof *dense; j++)
             add(&to->dense_weights, &to->dense_bytes, dense[j]);
         for (size_t j = 0; j < sizeof expert / sizeof *expert; j++) /* the first stands for all */

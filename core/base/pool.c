@@ -36,6 +36,7 @@ struct pool {
     pthread_cond_t wake;
     bool stop; /* under mutex */
 
+    uint64_t n_dispatches;
     int n_threads;
     int n_started;
     struct worker *workers; /* [n_threads]; the first is the caller and has no thread */
@@ -49,6 +50,14 @@ static void cpu_relax(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+/* One look at something that another thread is about to finish. */
+static void wait_a_little(int *spins) {
+    if ((*spins)++ < SPINS_BEFORE_YIELD)
+        cpu_relax();
+    else
+        sched_yield(); /* that thread was interrupted in the middle of an item: let it have this core */
 }
 
 static uint32_t generation_of(uint64_t ticket) {
@@ -165,6 +174,7 @@ size_t pool_scratch_bytes(const struct pool *pool) {
 }
 
 void pool_for(struct pool *pool, int n_items, void (*work)(void *ctx, int item, int thread), void *ctx) {
+    pool->n_dispatches += n_items > 0;
     if (n_items <= 1 || pool->n_threads == 1) {
         for (int item = 0; item < n_items; item++)
             work(ctx, item, 0);
@@ -182,10 +192,31 @@ void pool_for(struct pool *pool, int n_items, void (*work)(void *ctx, int item, 
         pthread_mutex_unlock(&pool->mutex);
     }
     run_items(pool, generation, 0);
-    for (int spins = 0; atomic_load_explicit(&pool->n_done, memory_order_acquire) != n_items; spins++) {
-        if (spins < SPINS_BEFORE_YIELD)
-            cpu_relax();
-        else
-            sched_yield(); /* a worker was interrupted in the middle of an item: let it have this core */
+    for (int spins = 0; atomic_load_explicit(&pool->n_done, memory_order_acquire) != n_items;)
+        wait_a_little(&spins);
+}
+
+uint64_t pool_n_dispatches(const struct pool *pool) {
+    return pool->n_dispatches;
+}
+
+void pool_wait(const atomic_int *left) {
+    for (int spins = 0; atomic_load_explicit(left, memory_order_acquire) != 0;)
+        wait_a_little(&spins);
+}
+
+void pool_once(atomic_uchar *states, int64_t begin, int64_t end, void (*work)(void *ctx, int64_t i), void *ctx) {
+    enum { UNTOUCHED, BEGUN, DONE };
+    for (int64_t i = begin; i < end; i++) {
+        unsigned char expected = UNTOUCHED;
+        if (atomic_load_explicit(&states[i], memory_order_relaxed) == UNTOUCHED &&
+            atomic_compare_exchange_strong_explicit(&states[i], &expected, BEGUN, memory_order_relaxed,
+                                                    memory_order_relaxed)) {
+            work(ctx, i);
+            atomic_store_explicit(&states[i], DONE, memory_order_release);
+        }
     }
+    for (int64_t i = begin; i < end; i++)
+        for (int spins = 0; atomic_load_explicit(&states[i], memory_order_acquire) != DONE;)
+            wait_a_little(&spins);
 }

@@ -6,7 +6,11 @@
 #define CORE_BASE_POOL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "llama4/error.h"
 
@@ -27,9 +31,21 @@ int pool_n_threads(const struct pool *pool);
 void *pool_scratch(const struct pool *pool, int thread);
 size_t pool_scratch_bytes(const struct pool *pool);
 
-/* pool_for - work(ctx, item, thread) once for every item in 0..n_items-1, in any order, on any thread; returns when all
- * are done.  The caller is thread 0.  One caller at a time; not from inside a work function.  Items are taken one by
- * one from a shared counter: make them some microseconds long. */
+/* pool_for - work(ctx, item, thread) once for every item in 0..n_items-1, on any thread; returns when all are done: a
+ * barrier.  The caller is thread 0.  One caller at a time; not from inside a work function.  Items are taken one by
+ * one, in the order of their numbers, from a shared counter: make them some microseconds long. */
 void pool_for(struct pool *pool, int n_items, void (*work)(void *ctx, int item, int thread), void *ctx);
+/* How often pool_for was called with anything to do. */
+uint64_t pool_n_dispatches(const struct pool *pool);
+
+/* ---- inside a work function: instead of a barrier ----
+ * An item may wait for what items with lower numbers do: those are done or on a thread already. */
+
+/* pool_wait - returns when the counter has come down to 0; what was written before it was counted down can be read. */
+void pool_wait(const atomic_int *left);
+/* pool_once - sees to it that work(ctx, i) has run for each i in begin..end-1: does what no thread has begun yet, and
+ * waits for the rest.  work must not wait itself.
+ *   states [end], of all threads, 0 before the dispatch */
+void pool_once(atomic_uchar *states, int64_t begin, int64_t end, void (*work)(void *ctx, int64_t i), void *ctx);
 
 #endif

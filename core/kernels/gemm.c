@@ -1,5 +1,6 @@
 /* Cuts matrix products into tiles and runs them in one dispatch.  The list of tiles is never written down: a tile's
- * number leads to its task through running totals over groups of tasks, and to its place by division. */
+ * number leads to its task through running totals, and to its place by division.  Tiles are numbered task by task, so
+ * that one whose x another task writes comes after all of that task's, and may wait for them. */
 #include "core/kernels/gemm.h"
 
 #include <assert.h>
@@ -11,7 +12,6 @@
 #include "core/kernels/packed.h"
 
 enum {
-    MAX_GROUPS = 256,        /* of tasks; their running totals live on the stack */
     COLUMN_UNIT = 16,        /* tiles begin on multiples: a cache line of y belongs to one thread */
     TILES_PER_THREAD = 8,    /* wanted: enough to even out threads of different speed */
     TILE_MIN_MACS = 1 << 15, /* some microseconds */
@@ -46,15 +46,19 @@ struct cut {
     int64_t row_tiles, column_tiles;
 };
 
+struct task_state {
+    struct cut cut;
+    int64_t tiles_before; /* of all tasks before */
+    atomic_int tiles_left;
+};
+
 struct job {
     const struct exec *exec;
-    enum gemm_impl impl;
     const struct gemm_task *tasks;
     int n_tasks;
-    struct gemm_inputs inputs;
-    int group; /* tasks a group */
+    const struct gemm_input **inputs; /* [n_tasks] */
+    struct task_state *states;        /* [n_tasks] */
     int64_t tile_macs;
-    int64_t tiles_before[MAX_GROUPS + 1]; /* tiles_before[g]: those of all groups before g */
 };
 
 static int64_t min_i64(int64_t a, int64_t b) {
@@ -83,9 +87,13 @@ static int64_t task_macs(const struct gemm_task *task) {
 }
 
 static struct cut task_cut(const struct job *job, const struct gemm_task *task) {
-    if (task->m <= 0 || task->w.n <= 0)
+    if (task->m <= 0)
         return (struct cut){0};
-    const struct tile_limit *limit = tile_limit(job->impl, &task->w);
+    if (task->w.n <= 0) { /* rows to make */
+        const int64_t rows = div_up(task->m, (int64_t)pool_n_threads(job->exec->pool) * TILES_PER_THREAD);
+        return (struct cut){rows, 0, task->from.make ? div_up(task->m, rows) : 0, 1};
+    }
+    const struct tile_limit *limit = tile_limit(task->impl, &task->w);
     const bool few = task->m <= limit->few_rows;
     struct cut cut = {.row_tiles = few ? 1 : div_up(task->m, limit->rows)};
     cut.rows = div_up(task->m, cut.row_tiles);
@@ -124,11 +132,19 @@ static void widened_tile(const struct kernels *kernels, const struct matrix *w, 
     }
 }
 
-static void run_tile(const struct job *job, const struct gemm_task *task, const struct cut *cut, int64_t tile,
-                     void *scratch) {
+/* Returns when rows begin .. end - 1 of the task's x are there. */
+static void wait_for_rows(const struct job *job, int t, int64_t begin, int64_t end) {
+    for (int i = job->tasks[t].from.after_begin; i < job->tasks[t].from.after_end; i++)
+        pool_wait(&job->states[i].tiles_left);
+    gemm_input_rows(job->inputs[t], begin, end);
+}
+
+static void run_tile(const struct job *job, int t, int64_t tile, void *scratch) {
+    const struct gemm_task *task = &job->tasks[t];
+    const struct cut *cut = &job->states[t].cut;
     /* band of rows, then column, then row inside the band */
     const int64_t row_bytes = max_i64(task->w.k, 1) * (int64_t)sizeof(float);
-    const int64_t fitting = tile_limit(job->impl, &task->w)->band_bytes / (cut->rows * row_bytes);
+    const int64_t fitting = tile_limit(task->impl, &task->w)->band_bytes / (cut->rows * row_bytes);
     const int64_t band_tiles = min_i64(max_i64(fitting, 1), cut->row_tiles);
     const int64_t band = tile / (band_tiles * cut->column_tiles);
     const int64_t in_band = tile % (band_tiles * cut->column_tiles);
@@ -138,18 +154,21 @@ static void run_tile(const struct job *job, const struct gemm_task *task, const 
     const int64_t rows = min_i64(cut->rows, task->m - row);
     const int64_t column_end = min_i64(column + cut->columns, task->w.n);
 
-    const struct quantized_rows *quantized = job->inputs.of_task ? job->inputs.of_task[task - job->tasks] : NULL;
+    wait_for_rows(job, t, row, row + rows);
+    if (column >= column_end)
+        return;
     const float *x = task->x + row * task->ldx;
     float *y = task->y + row * task->ldy;
     for (int64_t i = 0; i < rows && task->bias; i++)
         memcpy(y + i * task->ldy + column, task->bias + column, (size_t)(column_end - column) * sizeof(float));
     const struct kernels *kernels = job->exec->kernels;
     const bool accumulate = task->bias != NULL;
-    if (job->impl == GEMM_OPENBLAS)
+    const struct quantized_rows *packed = gemm_input_packed(job->inputs[t], task);
+    if (task->impl == GEMM_OPENBLAS)
         gemm_openblas_tile(kernels, &task->w, column, column_end, x, task->ldx, rows, y, task->ldy, accumulate,
                            scratch);
-    else if (quantized)
-        kernels->qgemm[task->w.type](&task->w, column, column_end, quantized, row, row + rows, task->y, task->ldy,
+    else if (packed)
+        kernels->qgemm[task->w.type](&task->w, column, column_end, packed, row, row + rows, task->y, task->ldy,
                                      accumulate);
     else if (!kernels_have_type(task->w.type))
         widened_tile(kernels, &task->w, column, column_end, x, task->ldx, rows, y, task->ldy, accumulate, scratch);
@@ -160,45 +179,40 @@ static void run_tile(const struct job *job, const struct gemm_task *task, const 
 
 static void work(void *ctx, int item, int thread) {
     const struct job *job = ctx;
-    int low = 0, high = (job->n_tasks - 1) / job->group; /* the last group with tiles_before <= item */
+    int low = 0, high = job->n_tasks - 1; /* the last task with tiles_before <= item */
     while (low < high) {
         const int middle = (low + high + 1) / 2;
-        if (job->tiles_before[middle] <= item)
+        if (job->states[middle].tiles_before <= item)
             low = middle;
         else
             high = middle - 1;
     }
-    int64_t tile = item - job->tiles_before[low];
-    for (int t = low * job->group;; t++) {
-        const struct cut cut = task_cut(job, &job->tasks[t]);
-        const int64_t tiles = cut.row_tiles * cut.column_tiles;
-        if (tile < tiles) {
-            run_tile(job, &job->tasks[t], &cut, tile, pool_scratch(job->exec->pool, thread));
-            return;
-        }
-        tile -= tiles;
-    }
+    run_tile(job, low, item - job->states[low].tiles_before, pool_scratch(job->exec->pool, thread));
+    atomic_fetch_sub_explicit(&job->states[low].tiles_left, 1, memory_order_release);
 }
 
-int gemm_run(const struct exec *exec, enum gemm_impl impl, const struct gemm_task *tasks, int n_tasks) {
+int gemm_run(const struct exec *exec, const struct gemm_task *tasks, int n_tasks) {
     if (n_tasks <= 0)
         return L4_OK;
     assert(pool_scratch_bytes(exec->pool) >= GEMM_SCRATCH_BYTES);
-    struct job job = {.exec = exec, .impl = impl, .tasks = tasks, .n_tasks = n_tasks};
-    const int rc = impl == GEMM_OWN ? gemm_inputs_prepare(&job.inputs, exec, tasks, n_tasks) : L4_OK;
-    if (rc)
-        return rc;
+    arena_reset(exec->arena);
+    struct job job = {.exec = exec, .tasks = tasks, .n_tasks = n_tasks};
+    job.inputs = arena_alloc(exec->arena, (size_t)n_tasks, sizeof *job.inputs);
+    job.states = arena_alloc(exec->arena, (size_t)n_tasks, sizeof *job.states);
+    if (!job.inputs || !job.states || gemm_inputs_find(job.inputs, exec, tasks, n_tasks))
+        return L4_E_NOMEM;
     int64_t macs = 0;
     for (int t = 0; t < n_tasks; t++)
         macs += task_macs(&tasks[t]);
     const int n_threads = pool_n_threads(exec->pool);
     job.tile_macs = max_i64(macs / ((int64_t)n_threads * TILES_PER_THREAD), TILE_MIN_MACS);
-    job.group = (int)div_up(n_tasks, MAX_GROUPS);
     int64_t tiles = 0;
     for (int t = 0; t < n_tasks; t++) {
-        if (t % job.group == 0)
-            job.tiles_before[t / job.group] = tiles;
+        assert(tasks[t].from.after_end <= t);
         const struct cut cut = task_cut(&job, &tasks[t]);
+        job.states[t].cut = cut;
+        job.states[t].tiles_before = tiles;
+        atomic_init(&job.states[t].tiles_left, (int)(cut.row_tiles * cut.column_tiles));
         tiles += cut.row_tiles * cut.column_tiles;
     }
     assert(tiles <= INT_MAX);

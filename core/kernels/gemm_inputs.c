@@ -1,104 +1,87 @@
 #include "core/kernels/gemm_inputs.h"
 
-#include <assert.h>
-
 #include "core/kernels/bf16_rows.h"
 
-enum {
-    SERIAL_ELEMENTS = 1 << 14,  /* up to here another dispatch costs more than it saves */
-    ELEMENTS_PER_ITEM = 1 << 13 /* a microsecond or two */
-};
+enum { UNITS_PER_THREAD = 4, UNIT_ROWS_MAX = 8 }; /* rows that one thread makes at a time */
 
-struct input {
-    const struct gemm_task *task; /* the first that has it */
-    struct quantized_rows rows;
-    int64_t rows_before; /* of all inputs before */
-};
-
-struct job {
-    const struct kernels *kernels;
-    struct input *inputs;
-    int n_inputs;
-    int64_t n_rows, rows_per_item;
-};
-
-static bool is_bf16(const struct gemm_task *task) {
-    return task->w.type == DT_BF16;
+static bool is_packed(const struct gemm_task *task) {
+    return task->impl == GEMM_OWN && task->w.layout == MATRIX_PACKED && task->w.n > 0;
 }
 
-static bool is_quantized(const struct gemm_task *task) {
-    return task->w.layout == MATRIX_PACKED && task->m > 0 && task->w.n > 0;
+const struct quantized_rows *gemm_input_packed(const struct gemm_input *input, const struct gemm_task *task) {
+    if (!is_packed(task))
+        return NULL;
+    return task->w.type == DT_BF16 ? &input->rounded : &input->quantized;
 }
 
 static bool same_input(const struct gemm_task *a, const struct gemm_task *b) {
-    return a->x == b->x && a->ldx == b->ldx && a->m == b->m && a->w.k == b->w.k && is_bf16(a) == is_bf16(b);
+    return a->x == b->x && a->ldx == b->ldx && a->m == b->m && a->w.k == b->w.k;
 }
 
-/* Rows begin..end-1 of all inputs one after the other. */
-static void quantize(const struct job *job, int64_t begin, int64_t end) {
-    int low = 0, high = job->n_inputs - 1; /* the last input with rows_before <= begin */
-    while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        if (job->inputs[middle].rows_before <= begin)
-            low = middle;
-        else
-            high = middle - 1;
+/* Neighbours that share an input: tasks[0..n-1]. */
+static int count_sharing(const struct gemm_task *tasks, int n_tasks) {
+    int n = 1;
+    while (n < n_tasks && same_input(tasks, &tasks[n]))
+        n++;
+    return n;
+}
+
+static int input_init(struct gemm_input *input, const struct exec *exec, const struct gemm_task *tasks, int n_sharing) {
+    const int64_t m = tasks->m, k = tasks->w.k;
+    const int64_t rows_wanted = m / ((int64_t)pool_n_threads(exec->pool) * UNITS_PER_THREAD);
+    bool quantized = false, rounded = false;
+    *input = (struct gemm_input){.task = tasks, .kernels = exec->kernels};
+    for (int t = 0; t < n_sharing; t++) {
+        quantized |= is_packed(&tasks[t]) && tasks[t].w.type != DT_BF16;
+        rounded |= is_packed(&tasks[t]) && tasks[t].w.type == DT_BF16;
     }
-    for (const struct input *input = &job->inputs[low]; begin < end; input++) {
-        const int64_t first = begin - input->rows_before, m = input->rows.m;
-        const int64_t last = end - input->rows_before < m ? end - input->rows_before : m;
-        (is_bf16(input->task) ? job->kernels->round_rows : job->kernels->quantize_rows)(
-            input->task->x, input->task->ldx, first, last, &input->rows);
-        begin += last - first;
-    }
-}
-
-static void work(void *ctx, int item, int thread) {
-    const struct job *job = ctx;
-    const int64_t begin = item * job->rows_per_item, end = begin + job->rows_per_item;
-    (void)thread;
-    quantize(job, begin, end < job->n_rows ? end : job->n_rows);
-}
-
-int gemm_inputs_prepare(struct gemm_inputs *inputs, const struct exec *exec, const struct gemm_task *tasks,
-                        int n_tasks) {
-    int n_quantized = 0;
-    for (int t = 0; t < n_tasks; t++)
-        n_quantized += is_quantized(&tasks[t]);
-    inputs->of_task = NULL;
-    if (n_quantized == 0)
+    if (m <= 0 || !(quantized || rounded || tasks->from.make))
         return L4_OK;
-    assert(exec->arena);
-    arena_reset(exec->arena);
-    struct job job = {.kernels = exec->kernels};
-    inputs->of_task = arena_alloc(exec->arena, (size_t)n_tasks, sizeof *inputs->of_task);
-    job.inputs = arena_alloc(exec->arena, (size_t)n_quantized, sizeof *job.inputs);
-    if (!inputs->of_task || !job.inputs)
+    input->unit_rows = rows_wanted < 1 ? 1 : rows_wanted < UNIT_ROWS_MAX ? rows_wanted : UNIT_ROWS_MAX;
+    const size_t n_units = (size_t)((m + input->unit_rows - 1) / input->unit_rows);
+    input->quantized = input->rounded = (struct quantized_rows){NULL, m, k};
+    input->states = arena_alloc(exec->arena, n_units, sizeof *input->states);
+    if (quantized)
+        input->quantized.data = arena_alloc(exec->arena, quantized_rows_bytes(m, k), 1);
+    if (rounded)
+        input->rounded.data = arena_alloc(exec->arena, bf16_rows_bytes(m, k), 1);
+    if (!input->states || (quantized && !input->quantized.data) || (rounded && !input->rounded.data))
         return L4_E_NOMEM;
-    int64_t elements = 0;
-    struct input *input = NULL;
-    for (int t = 0; t < n_tasks; t++) {
-        const struct gemm_task *task = &tasks[t];
-        inputs->of_task[t] = NULL;
-        if (!is_quantized(task))
-            continue;
-        if (!input || !same_input(input->task, task)) {
-            input = &job.inputs[job.n_inputs++];
-            *input = (struct input){task, {NULL, task->m, task->w.k}, job.n_rows};
-            input->rows.data = arena_alloc(
-                exec->arena, (is_bf16(task) ? bf16_rows_bytes : quantized_rows_bytes)(task->m, task->w.k), 1);
-            if (!input->rows.data)
-                return L4_E_NOMEM;
-            job.n_rows += task->m;
-            elements += task->m * task->w.k;
-        }
-        inputs->of_task[t] = &input->rows;
-    }
-    if (elements <= SERIAL_ELEMENTS || pool_n_threads(exec->pool) == 1) {
-        quantize(&job, 0, job.n_rows);
-        return L4_OK;
-    }
-    job.rows_per_item = 1 + ELEMENTS_PER_ITEM * job.n_rows / elements;
-    pool_for(exec->pool, (int)((job.n_rows + job.rows_per_item - 1) / job.rows_per_item), work, &job);
+    for (size_t i = 0; i < n_units; i++)
+        atomic_init(&input->states[i], 0);
     return L4_OK;
+}
+
+int gemm_inputs_find(const struct gemm_input **of_task, const struct exec *exec, const struct gemm_task *tasks,
+                     int n_tasks) {
+    struct gemm_input *inputs = arena_alloc(exec->arena, (size_t)n_tasks, sizeof *inputs);
+    if (!inputs)
+        return L4_E_NOMEM;
+    for (int t = 0, n; t < n_tasks; t += n, inputs++) {
+        n = count_sharing(&tasks[t], n_tasks - t);
+        if (input_init(inputs, exec, &tasks[t], n))
+            return L4_E_NOMEM;
+        for (int i = 0; i < n; i++)
+            of_task[t + i] = inputs;
+    }
+    return L4_OK;
+}
+
+static void make_unit(void *ctx, int64_t unit) {
+    const struct gemm_input *input = ctx;
+    const struct gemm_task *task = input->task;
+    const int64_t begin = unit * input->unit_rows;
+    const int64_t end = begin + input->unit_rows < task->m ? begin + input->unit_rows : task->m;
+    if (task->from.make)
+        task->from.make(task->from.ctx, task->from.first + begin, task->from.first + end);
+    if (input->quantized.data)
+        input->kernels->quantize_rows(task->x, task->ldx, begin, end, &input->quantized);
+    if (input->rounded.data)
+        input->kernels->round_rows(task->x, task->ldx, begin, end, &input->rounded);
+}
+
+void gemm_input_rows(const struct gemm_input *input, int64_t begin, int64_t end) {
+    if (input->states && begin < end)
+        pool_once(input->states, begin / input->unit_rows, (end - 1) / input->unit_rows + 1, make_unit,
+                  (void *)(uintptr_t)input);
 }

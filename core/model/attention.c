@@ -40,6 +40,7 @@ static struct attention_tile make_tile(const struct attention_span *span, int64_
                                    .row = span->row + position - span->position,
                                    .n_tokens = end - position,
                                    .first = first,
+                                   .first_row = span->row + (first > span->position ? first - span->position : 0),
                                    .segment_tokens = tokens,
                                    .n_segments = (end - 1) / tokens - first / tokens + 1};
 }
@@ -145,7 +146,8 @@ int attention_plan(struct attention *plan, const struct model_config *config, co
     size_t n_rows = (size_t)(most_tokens * (config->n_heads / config->n_kv_heads));
     plan->workspace_floats = n_rows * BLOCK_TOKENS + 2 * partial_floats(config, most_tokens);
     plan->workspace = arena_alloc(arena, (size_t)n_threads, plan->workspace_floats * sizeof(float));
-    if (!plan->workspace || plan_work(&plan->full, config, spans, n_spans, 0, n_threads, arena) ||
+    plan->placed = arena_alloc(arena, (size_t)plan->n_rows, sizeof *plan->placed);
+    if (!plan->workspace || !plan->placed || plan_work(&plan->full, config, spans, n_spans, 0, n_threads, arena) ||
         plan_work(&plan->chunked, config, spans, n_spans, config->attention_chunk_size, n_threads, arena))
         return L4_E_NOMEM;
     return 0;
@@ -158,6 +160,8 @@ struct attention_call {
     const struct exec *exec;
     int layer;
     const struct attention_work *work;
+    void (*place)(void *ctx, int64_t row);
+    void *place_ctx;
     const float *q;
     float *out;
 };
@@ -302,6 +306,7 @@ static void attend_item(void *ctx, int number, int thread) {
     c.n_rows = tile->n_tokens * c.n_rep;
     c.q = call->q + (c.kv_head * plan->n_rows + tile->row) * c.n_rep * c.head_dim;
     c.scores = workspace + 2 * floats;
+    pool_once(plan->placed, tile->first_row, tile->row + tile->n_tokens, call->place, call->place_ctx);
     if (item->segment >= 0) {
         attend_split(&c, item->segment, config, call->out);
         return;
@@ -316,12 +321,17 @@ static void attend_item(void *ctx, int number, int thread) {
     write_out(&c, &sum, config->n_heads, call->out);
 }
 
-void attention_forward(const struct attention *plan, const struct exec *exec, int layer, const float *q, float *out) {
+void attention_forward(const struct attention *plan, const struct exec *exec, int layer,
+                       void (*place)(void *ctx, int64_t row), void *ctx, const float *q, float *out) {
     struct attention_call call = {.plan = plan,
                                   .exec = exec,
                                   .layer = layer,
                                   .work = plan->config->layers[layer].is_chunked ? &plan->chunked : &plan->full,
+                                  .place = place,
+                                  .place_ctx = ctx,
                                   .q = q,
                                   .out = out};
+    for (int64_t i = 0; i < plan->n_rows; i++)
+        atomic_init(&plan->placed[i], 0);
     pool_for(exec->pool, (int)(call.work->n_items * plan->config->n_kv_heads), attend_item, &call);
 }

@@ -27,6 +27,7 @@ struct attention_tile {
     const struct kv_seq *kv;
     int64_t position, row, n_tokens;
     int64_t first;
+    int64_t first_row; /* of the rows of this step that it sees, which end with its own */
     int64_t segment_tokens, n_segments;
     /* Of a tile whose segments are work items of their own. */
     float *partials;      /* [n_kv_heads][n_segments][partial_floats]; else NULL */
@@ -53,6 +54,7 @@ struct attention {
     struct attention_work full, chunked;
     float *workspace; /* [n_threads][workspace_floats] */
     size_t workspace_floats;
+    atomic_uchar *placed; /* pool_once: [n_rows] */
 };
 
 /* attention_plan - cut a step's spans into work for n_threads threads.  All storage comes from arena.  Errors:
@@ -60,10 +62,12 @@ struct attention {
 int attention_plan(struct attention *plan, const struct model_config *config, const struct attention_span *spans,
                    int n_spans, int n_threads, struct arena *arena) L4_MUST_CHECK;
 
-/* attention_forward - out[row] = softmax(q . keys) values for every row and head.
+/* attention_forward - out[row] = softmax(q . keys) values for every row and head, in one dispatch.
+ *   place(ctx, row) puts the row's queries into q and its key and value into their page; called once for each row, on
+ *   the thread that needs it first
  *   q   [n_kv_heads][n_rows][n_heads / n_kv_heads][head_dim] f32, the softmax scale already in it
- *   out [n_rows][n_heads * head_dim] f32, caller's
- *   The keys and values of all rows are in their pages already. */
-void attention_forward(const struct attention *plan, const struct exec *exec, int layer, const float *q, float *out);
+ *   out [n_rows][n_heads * head_dim] f32, caller's */
+void attention_forward(const struct attention *plan, const struct exec *exec, int layer,
+                       void (*place)(void *ctx, int64_t row), void *ctx, const float *q, float *out);
 
 #endif

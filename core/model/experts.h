@@ -7,8 +7,9 @@
 #include "core/base/arena.h"
 #include "core/kernels/gemm.h"
 
-/* The routed experts of one layer: gate_up[e]: hidden -> 2 * intermediate, gate first, or, where that is NULL, gate[e]
- * and up[e]: hidden -> intermediate; down[e]: intermediate -> hidden. */
+/* The experts of one layer.  Routed ones: gate_up[e]: hidden -> 2 * intermediate, gate first, or, where that is NULL,
+ * gate[e] and up[e]: hidden -> intermediate; down[e]: intermediate -> hidden.  A dense layer has none of them
+ * (num_experts = top_k = 0): its feed-forward is a shared expert alone. */
 struct experts {
     int32_t num_experts;
     int32_t hidden_size;
@@ -16,16 +17,20 @@ struct experts {
     int32_t top_k;
     const struct matrix *gate_up, *gate, *up; /* [num_experts], borrowed */
     const struct matrix *down;                /* [num_experts], borrowed */
+    /* The shared expert, which every token goes through with weight 1; n = 0 where there is none. */
+    struct matrix shared_gate, shared_up, shared_down;
 };
 
 struct experts_backend;
 
-/* experts_forward - out[t] = sum over k of expert(top_k_index[t][k])(top_k_weights[t][k] * hidden_states[t])
+/* experts_forward - out[t] += shared(hidden_states[t])
+ *                           + sum over k of expert(top_k_index[t][k])(top_k_weights[t][k] * hidden_states[t])
  *   hidden_states [n_tokens, hidden_size] f32, borrowed      out [n_tokens, hidden_size] f32, caller's
  *   top_k_index   [n_tokens, top_k] i32, 0..num_experts; num_experts = lives elsewhere: adds nothing, costs nothing,
  *                 and its weight is not looked at
  *   top_k_weights [n_tokens, top_k] f32; multiplies the expert's INPUT
  *   expert(v) = (silu(v @ gate) * (v @ up)) @ down.  The sum over k is taken in the order of k.
+ *   All products of the layer, and the sum, are one dispatch (`eager`: two or more for each expert).
  *   arena: working storage; the caller resets it between calls.
  *   Errors: L4_E_NOMEM (out untouched).  Thread: engine.  Source: Llama 4 reference MoE, Hugging Face modeling_llama4.
  */

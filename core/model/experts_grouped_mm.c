@@ -5,9 +5,11 @@
 #include "core/model/experts_common.h"
 
 /* Stable counting sort of the pairs by expert: expert e gets rows first_row[e] .. first_row[e + 1] - 1. */
-static void sort_by_expert(struct expert_rows *rows, const struct experts *experts, const int32_t *top_k_index,
-                           int64_t n_pairs, int64_t *first_row, int64_t *next_row) {
-    int32_t n = experts->num_experts;
+static void sort_by_expert(struct expert_rows *rows, const int32_t *top_k_index, int64_t *first_row,
+                           int64_t *next_row) {
+    const struct experts *experts = rows->experts;
+    const int64_t n_pairs = rows->n_tokens * experts->top_k;
+    const int32_t n = experts->num_experts;
     memset(first_row, 0, (size_t)(n + 1) * sizeof *first_row);
     for (int64_t pair = 0; pair < n_pairs; pair++)
         if (expert_is_here(experts, top_k_index[pair]))
@@ -25,31 +27,21 @@ static void sort_by_expert(struct expert_rows *rows, const struct experts *exper
 static int grouped_mm_forward(const struct experts *experts, const struct exec *exec, struct arena *arena,
                               const float *hidden_states, const int32_t *top_k_index, const float *top_k_weights,
                               int64_t n_tokens, float *out) {
-    int32_t n = experts->num_experts;
+    const int32_t n = experts->num_experts;
     struct expert_rows rows;
     int64_t *first_row = arena_alloc(arena, (size_t)n + 1, sizeof *first_row);
     int64_t *next_row = arena_alloc(arena, (size_t)n, sizeof *next_row);
-    struct gemm_task *tasks = arena_alloc(arena, (size_t)n * EXPERT_GATE_UP_TASKS, sizeof *tasks);
-    if (!first_row || !next_row || !tasks || expert_rows_alloc(&rows, experts, arena, n_tokens))
+    struct expert_group *groups = arena_alloc(arena, (size_t)n, sizeof *groups);
+    if (!first_row || !next_row || !groups ||
+        expert_rows_init(&rows, experts, exec, arena, hidden_states, top_k_weights, n_tokens, out))
         return L4_E_NOMEM;
-    sort_by_expert(&rows, experts, top_k_index, n_tokens * experts->top_k, first_row, next_row);
-    expert_rows_gather(&rows, experts, exec, hidden_states, top_k_weights, 0, rows.n_rows);
+    sort_by_expert(&rows, top_k_index, first_row, next_row);
 
-    int n_tasks = 0;
+    int n_groups = 0;
     for (int32_t e = 0; e < n; e++)
-        n_tasks += expert_gate_up_tasks(&rows, experts, e, first_row[e], first_row[e + 1], tasks + n_tasks);
-    if (gemm_run(exec, GEMM_OWN, tasks, n_tasks))
-        return L4_E_NOMEM;
-
-    expert_rows_activate(&rows, experts, exec, 0, rows.n_rows);
-
-    for (int32_t e = 0; e < n; e++)
-        tasks[e] = expert_down_task(&rows, experts, e, first_row[e], first_row[e + 1]);
-    if (gemm_run(exec, GEMM_OWN, tasks, n))
-        return L4_E_NOMEM;
-
-    expert_rows_combine(&rows, experts, exec, n_tokens, out);
-    return 0;
+        if (first_row[e] < first_row[e + 1])
+            groups[n_groups++] = (struct expert_group){e, first_row[e], first_row[e + 1]};
+    return expert_rows_run(&rows, GEMM_OWN, groups, n_groups, true);
 }
 
 const struct experts_backend experts_grouped_mm = {

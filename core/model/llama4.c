@@ -1,5 +1,6 @@
-/* The Llama 4 text model.  llama4_forward is the whole network; attention() and feed_forward() are the two halves of a
- * layer. */
+/* The Llama 4 text model.  llama4_forward is the whole network; a layer is attention(), project_and_route() and
+ * feed_forward(): four dispatches of the pool.  What is done to rows between two matrix products is no dispatch of its
+ * own: it comes along as the `make` of a product's input, and is done by the thread that needs a row first. */
 #include "core/model/llama4.h"
 
 #include <math.h>
@@ -41,12 +42,10 @@ struct step {
 
     float *hidden_states; /* [n_rows, hidden]: the residual stream */
     float *normed;        /* [n_rows, hidden] */
-    float *delta;         /* [n_rows, hidden]: what a half of a layer adds to the residual stream */
+    float *delta;         /* [n_rows, hidden]: what attention adds to the residual stream */
     float *qkv;           /* [n_rows, (n_heads + 2 n_kv_heads) head_dim] */
     float *q;             /* [n_kv_heads][n_rows][n_heads / n_kv_heads][head_dim] */
     float *attended;      /* [n_rows, n_heads head_dim] */
-    float *gate_up;       /* [n_rows, 2 width] of a dense feed-forward or of the shared expert */
-    float *routed;        /* [n_rows, hidden] */
     float *router_logits; /* [n_rows, num_experts] */
     float *top_k_weights; /* [n_rows, top_k] */
     int32_t *top_k_index; /* [n_rows, top_k] */
@@ -54,8 +53,6 @@ struct step {
     /* What the row functions below work on. */
     int layer;
     const float *norm_weight;
-    float *sum;
-    const float *addend;
 };
 
 /* ---- row by row: everything that is not a matrix product ------------------------------------------------------- */
@@ -71,6 +68,7 @@ static void embed_rows(void *ctx, int64_t begin, int64_t end) {
     }
 }
 
+/* normed = rms_norm(hidden_states) */
 static void norm_rows(void *ctx, int64_t begin, int64_t end) {
     const struct step *s = ctx;
     const struct model_config *config = s->model->config;
@@ -80,10 +78,12 @@ static void norm_rows(void *ctx, int64_t begin, int64_t end) {
                                           config->hidden_size, config->rms_norm_eps);
 }
 
-static void add_rows(void *ctx, int64_t begin, int64_t end) {
+/* hidden_states += delta; normed = rms_norm(hidden_states) */
+static void add_and_norm_rows(void *ctx, int64_t begin, int64_t end) {
     const struct step *s = ctx;
     int64_t hidden = s->model->config->hidden_size;
-    s->model->exec->kernels->add(s->sum + begin * hidden, s->addend + begin * hidden, (end - begin) * hidden);
+    s->model->exec->kernels->add(s->hidden_states + begin * hidden, s->delta + begin * hidden, (end - begin) * hidden);
+    norm_rows(ctx, begin, end);
 }
 
 /* RoPE, then QK-norm where the model has it. */
@@ -105,39 +105,24 @@ static double temperature(const struct model_config *config, int64_t position) {
 
 /* Queries: rotated (RoPE layers) or sharpened (NoPE layers), scaled for the softmax, put where the attention of their
  * KV head finds them.  Keys: rotated, into their page.  Values: into their page. */
-static void place_qkv_rows(void *ctx, int64_t begin, int64_t end) {
+static void place_qkv_row(void *ctx, int64_t i) {
     const struct step *s = ctx;
     const struct model_config *config = s->model->config;
     const struct layer_config *layer = &config->layers[s->layer];
     int64_t head_dim = config->head_dim, n_rep = config->n_heads / config->n_kv_heads;
-    for (int64_t i = begin; i < end; i++) {
-        const struct row *row = &s->rows[i];
-        float *head = s->qkv + i * (config->n_heads + 2 * config->n_kv_heads) * head_dim;
-        double scale = (layer->use_rope ? 1 : temperature(config, row->position)) / sqrt((double)head_dim);
-        for (int32_t h = 0; h < config->n_heads; h++, head += head_dim) {
-            if (layer->use_rope)
-                rotate_head(s, i, head);
-            float *q = s->q + ((h / n_rep * s->n_rows + i) * n_rep + h % n_rep) * head_dim;
-            s->model->exec->kernels->scale(q, head, (float)scale, head_dim);
-        }
-        const float *keys = head, *values = head + config->n_kv_heads * head_dim;
-        for (; head < values && layer->use_rope; head += head_dim)
+    const struct row *row = &s->rows[i];
+    float *head = s->qkv + i * (config->n_heads + 2 * config->n_kv_heads) * head_dim;
+    double scale = (layer->use_rope ? 1 : temperature(config, row->position)) / sqrt((double)head_dim);
+    for (int32_t h = 0; h < config->n_heads; h++, head += head_dim) {
+        if (layer->use_rope)
             rotate_head(s, i, head);
-        kv_seq_write(row->kv, s->layer, row->position, keys, values);
+        float *q = s->q + ((h / n_rep * s->n_rows + i) * n_rep + h % n_rep) * head_dim;
+        s->model->exec->kernels->scale(q, head, (float)scale, head_dim);
     }
-}
-
-/* normed = rms_norm(hidden_states) */
-static void rms_norm(struct step *s, const float *weight) {
-    s->norm_weight = weight;
-    rows_for(s->model->exec, s->n_rows, 3 * (int64_t)s->model->config->hidden_size, norm_rows, s);
-}
-
-/* sum += addend: [n_rows, hidden] */
-static void add(struct step *s, float *sum, const float *addend) {
-    s->sum = sum;
-    s->addend = addend;
-    rows_for(s->model->exec, s->n_rows, 3 * (int64_t)s->model->config->hidden_size, add_rows, s);
+    const float *keys = head, *values = head + config->n_kv_heads * head_dim;
+    for (; head < values && layer->use_rope; head += head_dim)
+        rotate_head(s, i, head);
+    kv_seq_write(row->kv, s->layer, row->position, keys, values);
 }
 
 /* ---- a layer --------------------------------------------------------------------------------------------------- */
@@ -145,10 +130,11 @@ static void add(struct step *s, float *sum, const float *addend) {
 /* y = x W^T + bias for all rows of the step */
 static struct gemm_task product(const struct step *s, const struct matrix *w, const float *bias, const float *x,
                                 int64_t ldx, float *y, int64_t ldy) {
-    return (struct gemm_task){.w = *w, .bias = bias, .x = x, .ldx = ldx, .m = s->n_rows, .y = y, .ldy = ldy};
+    return (struct gemm_task){
+        .impl = s->model->exec->gemm, .w = *w, .bias = bias, .x = x, .ldx = ldx, .m = s->n_rows, .y = y, .ldy = ldy};
 }
 
-/* delta = o_proj(softmax(q . k) v).  Errors: L4_E_NOMEM. */
+/* attended = softmax(q . k) v, with q, k and v of normed = rms_norm(hidden_states).  Errors: L4_E_NOMEM. */
 static int attention(struct step *s, const struct llama4_layer *layer) {
     const struct exec *exec = s->model->exec;
     int64_t hidden = s->model->config->hidden_size;
@@ -158,62 +144,63 @@ static int attention(struct step *s, const struct llama4_layer *layer) {
         product(s, &layer->k_proj, layer->k_bias, s->normed, hidden, s->qkv + q_width, width),
         product(s, &layer->v_proj, layer->v_bias, s->normed, hidden, s->qkv + q_width + kv_width, width),
     };
-    if (gemm_run(exec, exec->gemm, qkv, 3))
+    s->norm_weight = layer->input_layernorm;
+    for (int i = 0; i < 3; i++)
+        qkv[i].from = (struct gemm_source){.make = norm_rows, .ctx = s};
+    if (gemm_run(exec, qkv, 3))
         return L4_E_NOMEM;
-    rows_for(exec, s->n_rows, 4 * width, place_qkv_rows, s);
-    attention_forward(&s->attention, exec, s->layer, s->q, s->attended);
-    struct gemm_task o = product(s, &layer->o_proj, layer->o_bias, s->attended, q_width, s->delta, hidden);
-    return gemm_run(exec, exec->gemm, &o, 1);
+    attention_forward(&s->attention, exec, s->layer, place_qkv_row, s, s->q, s->attended);
+    return 0;
 }
 
-/* delta = down(silu(gate x) * up x), plus the routed experts on MoE layers, where this is the shared expert.  The
- * router's logits are computed beside gate and up.  Errors: L4_E_NOMEM. */
+/* hidden_states += o_proj(attended), normed = rms_norm(hidden_states), and on MoE layers router_logits =
+ * router(normed). Errors: L4_E_NOMEM. */
+static int project_and_route(struct step *s, const struct llama4_layer *layer) {
+    int64_t hidden = s->model->config->hidden_size;
+    struct gemm_task tasks[] = {
+        product(s, &layer->o_proj, layer->o_bias, s->attended, layer->o_proj.k, s->delta, hidden),
+        product(s, &layer->router, NULL, s->normed, hidden, s->router_logits, layer->router.n),
+    };
+    s->norm_weight = layer->post_attention_layernorm;
+    tasks[1].from = (struct gemm_source){.make = add_and_norm_rows, .ctx = s, .after_begin = 0, .after_end = 1};
+    return gemm_run(s->model->exec, tasks, 2);
+}
+
+/* hidden_states += the layer's experts(normed); in a dense layer the shared expert is all there is.
+ * Errors: L4_E_NOMEM. */
 static int feed_forward(struct step *s, const struct llama4_layer *layer, const struct llama4_probe *probe) {
     struct llama4 *model = s->model;
-    const struct exec *exec = model->exec;
     const struct experts *experts = &layer->experts;
-    bool is_moe = model->config->layers[s->layer].is_moe;
-    int64_t hidden = model->config->hidden_size, width = layer->gate_proj.n;
-    struct gemm_task tasks[3] = {
-        product(s, &layer->gate_proj, NULL, s->normed, hidden, s->gate_up, 2 * width),
-        product(s, &layer->up_proj, NULL, s->normed, hidden, s->gate_up + width, 2 * width),
-    };
-    if (is_moe)
-        tasks[2] = product(s, &layer->router, NULL, s->normed, hidden, s->router_logits, experts->num_experts);
-    if (gemm_run(exec, exec->gemm, tasks, is_moe ? 3 : 2))
-        return L4_E_NOMEM;
-    rows_swiglu(exec, s->gate_up, s->n_rows, width);
-    struct gemm_task down = product(s, &layer->down_proj, NULL, s->gate_up, 2 * width, s->delta, hidden);
-    if (gemm_run(exec, exec->gemm, &down, 1))
-        return L4_E_NOMEM;
-    if (!is_moe)
-        return 0;
-
-    router_top_k(s->router_logits, s->n_rows, experts->num_experts, experts->top_k, s->top_k_weights, s->top_k_index);
-    if (probe && probe->router)
-        probe->router(probe->user, s->layer, s->router_logits, s->top_k_index, s->top_k_weights, s->n_rows,
-                      experts->num_experts, experts->top_k);
-    experts_counts_add(&model->experts_counts, experts_backend_choose(model->backend, experts, s->n_rows), s->layer,
-                       s->top_k_index, s->n_rows * experts->top_k);
+    if (experts->num_experts > 0) {
+        router_top_k(s->router_logits, s->n_rows, experts->num_experts, experts->top_k, s->top_k_weights,
+                     s->top_k_index);
+        if (probe && probe->router)
+            probe->router(probe->user, s->layer, s->router_logits, s->top_k_index, s->top_k_weights, s->n_rows,
+                          experts->num_experts, experts->top_k);
+        experts_counts_add(&model->experts_counts, experts_backend_choose(model->backend, experts, s->n_rows), s->layer,
+                           s->top_k_index, s->n_rows * experts->top_k);
+    }
     arena_reset(&model->experts_arena);
-    if (experts_forward(model->backend, experts, exec, &model->experts_arena, s->normed, s->top_k_index,
-                        s->top_k_weights, s->n_rows, s->routed))
-        return L4_E_NOMEM;
-    add(s, s->delta, s->routed);
-    return 0;
+    return experts_forward(model->backend, experts, model->exec, &model->experts_arena, s->normed, s->top_k_index,
+                           s->top_k_weights, s->n_rows, s->hidden_states);
 }
 
 /* ---- the whole network ----------------------------------------------------------------------------------------- */
 
-/* From here on only the rows that want logits count: the last layer's feed-forward and the head need no others. */
+/* From here on only the rows that want logits count: behind its attention, the last layer and the head need no others.
+ */
 static void keep_logit_rows(struct step *s, const struct llama4_segment *segments, int n_segments) {
     int64_t hidden = s->model->config->hidden_size, row = 0, n_kept = 0;
+    int64_t q_width = s->model->config->n_heads * (int64_t)s->model->config->head_dim;
     if (s->n_rows == s->n_logits)
         return;
     for (const struct llama4_segment *segment = segments; segment < segments + n_segments; segment++) {
         row += segment->n_tokens;
-        memmove(s->hidden_states + n_kept * hidden, s->hidden_states + (row - segment->n_logits) * hidden,
+        int64_t first = row - segment->n_logits;
+        memmove(s->hidden_states + n_kept * hidden, s->hidden_states + first * hidden,
                 (size_t)(segment->n_logits * hidden) * sizeof(float));
+        memmove(s->attended + n_kept * q_width, s->attended + first * q_width,
+                (size_t)(segment->n_logits * q_width) * sizeof(float));
         n_kept += segment->n_logits;
     }
     s->n_rows = n_kept;
@@ -243,8 +230,6 @@ static int step_init(struct step *s, struct llama4 *model, const struct llama4_s
         return L4_E_NOMEM;
 
     size_t hidden = (size_t)config->hidden_size, head_dim = (size_t)config->head_dim;
-    size_t width = (size_t)(config->intermediate_size > config->intermediate_size_mlp ? config->intermediate_size
-                                                                                      : config->intermediate_size_mlp);
     size_t n_heads = (size_t)config->n_heads, n_kv_heads = (size_t)config->n_kv_heads;
     struct {
         float **buffer;
@@ -258,8 +243,6 @@ static int step_init(struct step *s, struct llama4 *model, const struct llama4_s
         {&s->qkv, (n_heads + 2 * n_kv_heads) * head_dim},
         {&s->q, n_heads * head_dim},
         {&s->attended, n_heads * head_dim},
-        {&s->gate_up, 2 * width},
-        {&s->routed, hidden},
         {&s->router_logits, (size_t)config->n_experts},
         {&s->top_k_weights, (size_t)config->n_experts_per_tok},
     };
@@ -289,24 +272,20 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
     probe_hidden_states(&s, probe, 0);
     for (s.layer = 0; s.layer < config->n_layers; s.layer++) {
         const struct llama4_layer *layer = &model->weights.layers[s.layer];
-        rms_norm(&s, layer->input_layernorm);
         if (attention(&s, layer))
             return l4_err_set(err, L4_E_NOMEM, "no memory for the attention of %lld tokens", (long long)s.n_rows);
-        add(&s, s.hidden_states, s.delta);
         if (s.layer == config->n_layers - 1 && !probe)
             keep_logit_rows(&s, segments, n_segments);
-
-        rms_norm(&s, layer->post_attention_layernorm);
-        if (feed_forward(&s, layer, probe))
+        if (project_and_route(&s, layer) || feed_forward(&s, layer, probe))
             return l4_err_set(err, L4_E_NOMEM, "no memory for the feed-forward of %lld tokens", (long long)s.n_rows);
-        add(&s, s.hidden_states, s.delta);
         probe_hidden_states(&s, probe, s.layer + 1);
     }
     keep_logit_rows(&s, segments, n_segments);
-    rms_norm(&s, model->weights.norm);
     struct gemm_task head =
         product(&s, &model->weights.lm_head, NULL, s.normed, config->hidden_size, logits, config->vocab_size);
-    if (gemm_run(model->exec, model->exec->gemm, &head, 1))
+    s.norm_weight = model->weights.norm;
+    head.from = (struct gemm_source){.make = norm_rows, .ctx = &s};
+    if (gemm_run(model->exec, &head, 1))
         return l4_err_set(err, L4_E_NOMEM, "no memory for the logits of %lld tokens", (long long)s.n_rows);
 
     for (int i = 0; i < n_segments; i++)

@@ -64,22 +64,23 @@ static void bind_layer(struct llama4_layer *layer, const struct layer_weights *f
         .k_bias = widen_vector(cursor, &from->k_bias),
         .v_bias = widen_vector(cursor, &from->v_bias),
         .o_bias = widen_vector(cursor, &from->o_bias),
-        .gate_proj = linear(&from->gate_proj),
-        .up_proj = linear(&from->up_proj),
-        .down_proj = linear(&from->down_proj),
+        .experts = {.hidden_size = config->hidden_size,
+                    .shared_gate = linear(&from->gate_proj),
+                    .shared_up = linear(&from->up_proj),
+                    .shared_down = linear(&from->down_proj)},
     };
     if (!is_moe)
         return;
     const enum matrix_layout layout = from->gate_up_proj.data ? MATRIX_IN_OUT : MATRIX_OUT_IN;
     layer->router = linear(&from->router);
-    layer->experts = (struct experts){.num_experts = config->n_experts,
-                                      .hidden_size = config->hidden_size,
-                                      .intermediate_size = config->intermediate_size,
-                                      .top_k = config->n_experts_per_tok,
-                                      .gate_up = stacked(cursor, &from->gate_up_proj, layout),
-                                      .gate = stacked(cursor, &from->experts_gate, layout),
-                                      .up = stacked(cursor, &from->experts_up, layout),
-                                      .down = stacked(cursor, &from->experts_down, layout)};
+    struct experts *experts = &layer->experts;
+    experts->num_experts = config->n_experts;
+    experts->intermediate_size = config->intermediate_size;
+    experts->top_k = config->n_experts_per_tok;
+    experts->gate_up = stacked(cursor, &from->gate_up_proj, layout);
+    experts->gate = stacked(cursor, &from->experts_gate, layout);
+    experts->up = stacked(cursor, &from->experts_up, layout);
+    experts->down = stacked(cursor, &from->experts_down, layout);
 }
 
 /* Every matrix that is only multiplied with, but the routers, which stay float. */
@@ -92,8 +93,9 @@ static int pack(struct llama4_weights *weights, int n_layers, size_t n_matrices,
         return l4_err_set(err, L4_E_NOMEM, "no memory for the weights' tables");
     for (int i = 0; i < n_layers; i++) {
         struct llama4_layer *l = &weights->layers[i];
-        struct matrix *const of_layer[LAYER_MATRICES] = {&l->q_proj,    &l->k_proj,  &l->v_proj,   &l->o_proj,
-                                                         &l->gate_proj, &l->up_proj, &l->down_proj};
+        struct experts *e = &l->experts;
+        struct matrix *const of_layer[LAYER_MATRICES] = {&l->q_proj,      &l->k_proj,    &l->v_proj,     &l->o_proj,
+                                                         &e->shared_gate, &e->shared_up, &e->shared_down};
         for (int j = 0; j < LAYER_MATRICES; j++)
             list[n++] = of_layer[j];
     }

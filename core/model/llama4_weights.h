@@ -14,12 +14,8 @@ struct llama4_layer {
     struct matrix q_proj, k_proj, v_proj, o_proj;
     const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL where there are none */
 
-    /* Dense layers: the feed-forward; MoE layers: the shared expert. */
-    struct matrix gate_proj, up_proj, down_proj;
-
-    /* MoE layers only. */
-    struct matrix router;
-    struct experts experts;
+    struct matrix router;   /* MoE layers only */
+    struct experts experts; /* dense layers: a shared expert alone */
 };
 
 struct llama4_weights {

@@ -1,7 +1,7 @@
 #include "core/model/rows.h"
 
 /* Below this a dispatch costs more than a second thread saves. */
-enum { MIN_PARALLEL_COST = 16384, PIECES_PER_THREAD = 4, EXP_COST = 10 };
+enum { MIN_PARALLEL_COST = 16384, PIECES_PER_THREAD = 4 };
 
 struct pieces {
     void (*work)(void *ctx, int64_t begin, int64_t end);
@@ -26,23 +26,4 @@ void rows_for(const struct exec *exec, int64_t n_rows, int64_t row_cost,
     int n_pieces = PIECES_PER_THREAD * n_threads;
     struct pieces pieces = {work, ctx, n_rows, n_rows < n_pieces ? (int)n_rows : n_pieces};
     pool_for(exec->pool, pieces.n_pieces, run_piece, &pieces);
-}
-
-struct swiglu_call {
-    const struct kernels *kernels;
-    float *gate_up;
-    int64_t width;
-};
-
-static void swiglu_rows(void *ctx, int64_t begin, int64_t end) {
-    const struct swiglu_call *c = ctx;
-    for (int64_t i = begin; i < end; i++) {
-        float *gate = c->gate_up + i * 2 * c->width;
-        c->kernels->swiglu(gate, gate, gate + c->width, c->width);
-    }
-}
-
-void rows_swiglu(const struct exec *exec, float *gate_up, int64_t n_rows, int64_t width) {
-    struct swiglu_call call = {exec->kernels, gate_up, width};
-    rows_for(exec, n_rows, width * EXP_COST, swiglu_rows, &call);
 }

@@ -12,7 +12,4 @@
 void rows_for(const struct exec *exec, int64_t n_rows, int64_t row_cost,
               void (*work)(void *ctx, int64_t begin, int64_t end), void *ctx);
 
-/* gate_up[i][0..width) = silu(gate_up[i][0..width)) * gate_up[i][width..2*width), rows 2*width apart. */
-void rows_swiglu(const struct exec *exec, float *gate_up, int64_t n_rows, int64_t width);
-
 #endif

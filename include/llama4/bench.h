@@ -68,7 +68,7 @@ struct l4_bench_result {
 int l4_bench_run(struct l4_bench *bench, const struct l4_bench_test *test, struct l4_bench_result *result,
                  struct l4_err *err) L4_MUST_CHECK;
 
-/* l4_bench_experts - the seconds that the routed experts of one MoE layer take for n_tokens tokens.
+/* l4_bench_experts - the seconds that the experts of one MoE layer, the shared one too, take for n_tokens tokens.
  *   layer: which of the MoE layers, counted modulo: neighbouring calls take different ones, so that weights come from
  *          memory as they do in a model
  *   seed: which routing, at random: compare backends at the same one

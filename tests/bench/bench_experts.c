@@ -62,7 +62,8 @@ int main(int argc, char **argv) {
     int32_t sizes[4] = {1024, 1024, 16, 2};
     for (int i = 1; i < argc && i <= 4; i++)
         sizes[i - 1] = atoi(argv[i]) > 0 ? atoi(argv[i]) : sizes[i - 1];
-    struct exec exec = {.gemm = GEMM_OWN};
+    struct arena gemm_arena = {0};
+    struct exec exec = {.gemm = GEMM_OWN, .arena = &gemm_arena};
     struct l4_err err;
     if (kernels_get(&exec.kernels, &err) || pool_open(&exec.pool, sizes[3], GEMM_SCRATCH_BYTES, &err)) {
         fprintf(stderr, "bench_experts: %s\n", err.message);
@@ -114,6 +115,7 @@ int main(int argc, char **argv) {
         free(layers[l].matrices);
     }
     arena_fini(&arena);
+    arena_fini(&gemm_arena);
     free(hidden_states);
     free(out);
     free(weights);

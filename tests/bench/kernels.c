@@ -58,10 +58,13 @@ struct candidate {
 };
 
 static double run(const struct candidate *candidate, struct pool *pool, const struct gemm_task *task) {
-    const struct exec exec = {.pool = pool, .kernels = candidate->kernels};
+    static struct arena arena;
+    const struct exec exec = {.pool = pool, .kernels = candidate->kernels, .arena = &arena};
+    struct gemm_task own = *task;
+    own.impl = candidate->kind == RUN_OWN ? GEMM_OWN : GEMM_OPENBLAS;
     const double start = now_s();
     if (candidate->kind != RUN_PLAIN_SGEMM) {
-        if (gemm_run(&exec, candidate->kind == RUN_OWN ? GEMM_OWN : GEMM_OPENBLAS, task, 1))
+        if (gemm_run(&exec, &own, 1))
             exit(1);
         return now_s() - start;
     }

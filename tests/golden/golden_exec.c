@@ -48,6 +48,7 @@ int golden_exec_open(struct golden_exec *golden, int argc, char **argv) {
     }
     if (rc || i >= argc)
         return GOLDEN_USAGE;
+    golden->exec.arena = &golden->gemm_arena;
     golden->paths = argv + i;
     golden->n_paths = argc - i;
     if (kernels_get(&golden->exec.kernels, &err) || pool_open(&golden->exec.pool, 2, GEMM_SCRATCH_BYTES, &err))
@@ -64,6 +65,7 @@ int golden_variants(int argc, char **argv) {
 
 void golden_exec_close(struct golden_exec *golden) {
     pool_close(golden->exec.pool);
+    arena_fini(&golden->gemm_arena);
 }
 
 const struct tensor *golden_tensor(const struct safetensors *file, const char *path, const char *name,

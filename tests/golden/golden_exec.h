@@ -14,6 +14,7 @@ enum { GOLDEN_MAX_BACKENDS = 16 };
 
 struct golden_exec {
     struct exec exec;
+    struct arena gemm_arena;
     const struct experts_backend *backends[GOLDEN_MAX_BACKENDS]; /* one, or all */
     int n_backends;
     char **paths;

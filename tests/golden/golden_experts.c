@@ -88,7 +88,7 @@ static float *run_case(const struct experts_case *c, const struct experts_backen
                               .gate_up = gate_up,
                               .down = down};
     struct arena arena = {0};
-    float *out = malloc((size_t)golden_elements(c->output) * sizeof *out + 1);
+    float *out = calloc((size_t)golden_elements(c->output) + 1, sizeof *out);
     if (!out || experts_forward(backend, &experts, exec, &arena, c->hidden_states->data, c->top_k_index->data,
                                 c->top_k_weights->data, c->hidden_states->shape[0], out))
         golden_fail("out of memory");

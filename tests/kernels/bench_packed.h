@@ -129,7 +129,7 @@ static inline void bench_type(struct bench *bench, enum dtype type) {
             const double start = now_s();
             for (int i = 0; i < repeats; i++) {
                 task.w = (struct matrix){type, MATRIX_PACKED, BENCH_N, BENCH_K, 0, panels + (size_t)i * bytes};
-                if (gemm_run(&bench->exec, GEMM_OWN, &task, 1) != L4_OK)
+                if (gemm_run(&bench->exec, &task, 1) != L4_OK)
                     exit(2);
             }
             seconds[round] = (now_s() - start) / repeats;

@@ -457,8 +457,9 @@ static void test_gemm_run(const struct kernels *kernels, int n_threads) {
         check(false, "pool_open: %s", err.message);
         return;
     }
-    const struct exec exec = {.pool = pool, .kernels = kernels};
-    check(gemm_run(&exec, GEMM_OWN, NULL, 0) == L4_OK, "gemm_run of nothing");
+    struct arena arena = {0};
+    const struct exec exec = {.pool = pool, .kernels = kernels, .arena = &arena};
+    check(gemm_run(&exec, NULL, 0) == L4_OK, "gemm_run of nothing");
     const struct {
         int n;
         int64_t m, columns, k;
@@ -469,7 +470,9 @@ static void test_gemm_run(const struct kernels *kernels, int n_threads) {
         const int n = quick && lists[i].n > 100 ? lists[i].n / 3 : lists[i].n;
         struct task_list list = random_tasks(n, lists[i].m, lists[i].columns, lists[i].k, lists[i].same_type);
         for (int impl = 0; gemm_impl_names()[impl]; impl++) {
-            bool ok = gemm_run(&exec, (enum gemm_impl)impl, list.tasks, list.n) == L4_OK;
+            for (int t = 0; t < list.n; t++)
+                list.tasks[t].impl = (enum gemm_impl)impl;
+            bool ok = gemm_run(&exec, list.tasks, list.n) == L4_OK;
             for (int t = 0; t < list.n; t++)
                 ok = ok && task_matches(kernels, &list.tasks[t], impl == GEMM_OWN ? 0 : 1e-4);
             check(ok, "%s gemm_run %s, %d threads, %d tasks up to m=%lld n=%lld k=%lld", kernels->name,
@@ -478,6 +481,7 @@ static void test_gemm_run(const struct kernels *kernels, int n_threads) {
         }
         free_tasks(&list);
     }
+    arena_fini(&arena);
     pool_close(pool);
 }
 

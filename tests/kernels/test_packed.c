@@ -463,7 +463,9 @@ static void run_lists(const struct exec *exec, int n, int64_t max_m, int64_t max
         task->bias = rng() % 2 ? bias : NULL;
     }
     for (int impl = 0; gemm_impl_names()[impl]; impl++) {
-        bool ok = gemm_run(exec, (enum gemm_impl)impl, tasks, n) == L4_OK;
+        for (int t = 0; t < n; t++)
+            tasks[t].impl = (enum gemm_impl)impl;
+        bool ok = gemm_run(exec, tasks, n) == L4_OK;
         for (int t = 0; t < n; t++)
             ok = ok && task_matches(exec->kernels, &tasks[t], &weights[t], impl == GEMM_OWN ? 0 : 1e-5);
         check(ok, "%s gemm_run %s, %d threads, %d tasks up to m=%lld n=%lld", exec->kernels->name,

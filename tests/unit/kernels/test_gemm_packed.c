@@ -48,7 +48,7 @@ static void test_out_of_memory(void **state) {
     int n_failed = 0;
     FAILMALLOC_EACH(n) {
         memset(y, 0, sizeof y);
-        const int rc = gemm_run(&exec, GEMM_OWN, tasks, TASKS);
+        const int rc = gemm_run(&exec, tasks, TASKS);
         const bool failed = failmalloc_disarm();
         assert_int_equal(rc, failed ? L4_E_NOMEM : L4_OK);
         for (int t = 0; t < TASKS; t++)
@@ -58,11 +58,11 @@ static void test_out_of_memory(void **state) {
             arena_fini(&arena);
     }
     assert_true(n_failed >= 1);
-    assert_int_equal(gemm_run(&exec, GEMM_OWN, tasks, TASKS), L4_OK); /* the arena's blocks become one */
+    assert_int_equal(gemm_run(&exec, tasks, TASKS), L4_OK); /* the arena's blocks become one */
     memcpy(first, y[2], sizeof first);
     memset(y, 0, sizeof y);
     failmalloc_arm(1);
-    assert_int_equal(gemm_run(&exec, GEMM_OWN, tasks, TASKS), L4_OK);
+    assert_int_equal(gemm_run(&exec, tasks, TASKS), L4_OK);
     assert_false(failmalloc_disarm());
     assert_memory_equal(first, y[2], sizeof first);
     pool_close(exec.pool);

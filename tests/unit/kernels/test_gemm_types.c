@@ -18,11 +18,13 @@ enum { N = 83, K = 5 * 512, M = 13 }; /* ragged panels both ways */
 
 static void run(const struct kernels *kernels, enum gemm_impl impl, int n_threads, const struct matrix *w,
                 const float *x, int64_t m, const float *bias, float *y) {
-    struct exec exec = {.kernels = kernels};
+    struct arena arena = {0};
+    struct exec exec = {.kernels = kernels, .arena = &arena};
     assert_int_equal(pool_open(&exec.pool, n_threads, GEMM_SCRATCH_BYTES, NULL), 0);
-    struct gemm_task task = {.w = *w, .bias = bias, .x = x, .ldx = K, .m = m, .y = y, .ldy = N};
-    assert_int_equal(gemm_run(&exec, impl, &task, 1), L4_OK);
+    struct gemm_task task = {.impl = impl, .w = *w, .bias = bias, .x = x, .ldx = K, .m = m, .y = y, .ldy = N};
+    assert_int_equal(gemm_run(&exec, &task, 1), L4_OK);
     pool_close(exec.pool);
+    arena_fini(&arena);
 }
 
 static void check_type(const struct tensor *rows, const float *x, const float *bias) {

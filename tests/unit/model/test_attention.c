@@ -3,6 +3,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -82,12 +83,42 @@ static void naive_row(const struct model_config *config, const struct sequence *
         out[i] /= total;
 }
 
+/* attention_forward's place: it must come once for each row. */
+struct placing {
+    const struct model_config *config;
+    struct sequence *seqs;
+    const struct attention_span *spans; /* in the order of the sequences that have tokens */
+    const int64_t *n_tokens;
+    int layer;
+    int64_t n_rows;
+    float *q;
+    atomic_int *n_placed; /* [n_rows] */
+};
+
+static void place_row(void *ctx, int64_t row) {
+    const struct placing *p = ctx;
+    const struct model_config *config = p->config;
+    int64_t d = config->head_dim, n_rep = config->n_heads / config->n_kv_heads;
+    const struct attention_span *span = p->spans;
+    int i = 0;
+    while (p->n_tokens[i] == 0 || row >= span->row + span->n_tokens)
+        span += p->n_tokens[i++] > 0;
+    const struct sequence *seq = &p->seqs[i];
+    int64_t position = span->position + row - span->row;
+    for (int64_t h = 0; h < config->n_heads; h++)
+        memcpy(p->q + ((h / n_rep * p->n_rows + row) * n_rep + h % n_rep) * d,
+               seq->q + (position * config->n_heads + h) * d, (size_t)d * sizeof *p->q);
+    int64_t from = position * config->n_kv_heads * d;
+    kv_seq_write(seq->kv, p->layer, position, seq->k + from, seq->v + from);
+    atomic_fetch_add(&p->n_placed[row], 1);
+}
+
 /* n_tokens more of each sequence, in one step. */
 static void run_step(const struct model_config *config, const struct exec *exec, struct sequence *seqs,
                      const int64_t *n_tokens) {
     struct attention_span spans[N_SEQS];
     struct arena arena = {0};
-    int64_t d = config->head_dim, n_rows = 0, n_rep = config->n_heads / config->n_kv_heads;
+    int64_t d = config->head_dim, n_rows = 0;
     int n_spans = 0;
     for (int i = 0; i < N_SEQS; i++) {
         if (n_tokens[i] == 0)
@@ -99,18 +130,14 @@ static void run_step(const struct model_config *config, const struct exec *exec,
     size_t n_floats = (size_t)(n_rows * config->n_heads * d);
     float *q = must_alloc(n_floats, sizeof *q), *out = must_alloc(n_floats, sizeof *out);
     for (int layer = 0; layer < N_LAYERS; layer++) {
-        for (int i = 0, span = 0; i<N_SEQS; span += n_tokens[i++]> 0)
-            for (int64_t t = 0; t < n_tokens[i]; t++) {
-                int64_t position = spans[span].position + t, row = spans[span].row + t;
-                for (int64_t h = 0; h < config->n_heads; h++)
-                    memcpy(q + ((h / n_rep * n_rows + row) * n_rep + h % n_rep) * d,
-                           seqs[i].q + (position * config->n_heads + h) * d, (size_t)d * sizeof *q);
-                int64_t from = position * config->n_kv_heads * d;
-                kv_seq_write(seqs[i].kv, layer, position, seqs[i].k + from, seqs[i].v + from);
-            }
+        atomic_int *n_placed = must_alloc((size_t)n_rows, sizeof *n_placed);
+        struct placing placing = {config, seqs, spans, n_tokens, layer, n_rows, q, n_placed};
         struct attention plan;
         assert_int_equal(attention_plan(&plan, config, spans, n_spans, pool_n_threads(exec->pool), &arena), 0);
-        attention_forward(&plan, exec, layer, q, out);
+        attention_forward(&plan, exec, layer, place_row, &placing, q, out);
+        for (int64_t row = 0; row < n_rows; row++)
+            assert_int_equal(atomic_load(&n_placed[row]), 1);
+        free(n_placed);
         for (int i = 0, span = 0; i<N_SEQS; span += n_tokens[i++]> 0)
             if (n_tokens[i] > 0)
                 memcpy(seqs[i].out[layer] + spans[span].position * config->n_heads * d,
@@ -303,6 +330,12 @@ static void count_kernels(void) {
     counting.kv_q8_values = count_values;
 }
 
+/* attention_forward's place, of rows that are in their pages already. */
+static void is_placed(void *ctx, int64_t row) {
+    (void)ctx;
+    (void)row;
+}
+
 /* A decoded token reads each key and each value that it sees once for all query heads of their group: its cost grows
  * with the context, and in a chunked layer no further than the chunk. */
 static void test_work_of_a_decoded_token(void **state) {
@@ -331,7 +364,7 @@ static void test_work_of_a_decoded_token(void **state) {
                 int64_t seen = layer == 0 ? position + 1 : position % CHUNK + 1;
                 kv_seq_write(kv, layer, position, vectors, vectors);
                 n_read = 0;
-                attention_forward(&plan, &exec, layer, q, out);
+                attention_forward(&plan, &exec, layer, is_placed, NULL, q, out);
                 assert_int_equal(n_read, 2 * seen * N_KV_HEADS * HEAD_DIM);
             }
             kv_seq_advance(kv, NULL, 1);

@@ -20,7 +20,8 @@ enum { N_TOKENS = 40 };
 
 static float *forward(const char *path, const char *experts, int64_t *vocab) {
     struct checkpoint *checkpoint;
-    struct exec exec = {0};
+    struct arena arena = {0};
+    struct exec exec = {.arena = &arena};
     struct llama4 *model;
     struct kv_pool *pool;
     struct kv_seq *kv;
@@ -49,6 +50,7 @@ static float *forward(const char *path, const char *experts, int64_t *vocab) {
     kv_pool_close(pool);
     llama4_close(model);
     pool_close(exec.pool);
+    arena_fini(&arena);
     checkpoint_close(checkpoint);
     return logits;
 }

@@ -16,6 +16,8 @@
 
 enum { N_SEQS = 5, MAX_TOKENS = 90 };
 
+static struct arena gemm_arena;
+
 struct fixture {
     struct checkpoint *checkpoint;
     const struct model_config *config;
@@ -25,7 +27,7 @@ struct fixture {
 };
 
 static struct fixture fixture_open(const char *dir, int n_threads, const char *variant) {
-    struct fixture f = {.exec.kernels = kernels_by_name(variant)};
+    struct fixture f = {.exec = {.kernels = kernels_by_name(variant), .arena = &gemm_arena}};
     assert_int_equal(checkpoint_open(&f.checkpoint, dir, NULL, NULL, NULL), 0);
     f.config = checkpoint_config(f.checkpoint);
     assert_int_equal(pool_open(&f.exec.pool, n_threads, GEMM_SCRATCH_BYTES, NULL), 0);
@@ -50,6 +52,7 @@ static void fixture_close(struct fixture *f) {
     llama4_close(f->model);
     kv_pool_close(f->pool);
     pool_close(f->exec.pool);
+    arena_fini(&gemm_arena);
     checkpoint_close(f->checkpoint);
 }
 
@@ -196,6 +199,35 @@ static void test_open_out_of_memory(void **state) {
     fixture_close(&f);
 }
 
+/* Every dispatch of the pool ends in a barrier: four a layer, one for the embeddings, one for the head. */
+static void test_barriers(void **state) {
+    (void)state;
+    static const char *const dirs[] = {"tests/fixtures/scout", "tests/fixtures/maverick", "tests/fixtures/top2"};
+    static const char *const experts[] = {"batched_mm", "grouped_mm", "auto"};
+    for (int d = 0; d < 3; d++) {
+        struct fixture f = fixture_open(dirs[d], 2, kernels_names()[0]);
+        float *logits = calloc((size_t)(MAX_TOKENS * f.config->vocab_size), sizeof *logits);
+        int32_t tokens[MAX_TOKENS] = {0};
+        assert_non_null(logits);
+        for (int e = 0; e < 3; e++) {
+            fixture_start(&f, experts[e]);
+            for (int32_t n = 1; n < MAX_TOKENS; n *= 4) {
+                struct kv_seq *kv = open_seq(&f);
+                assert_int_equal(kv_seq_reserve(kv, n), 0);
+                struct llama4_segment segment = {kv, tokens, n, n};
+                uint64_t before = pool_n_dispatches(f.exec.pool);
+                assert_int_equal(llama4_forward(f.model, &segment, 1, logits, NULL, NULL), 0);
+                assert_in_range(pool_n_dispatches(f.exec.pool) - before, 1, 4 * f.config->n_layers + 2);
+                kv_seq_close(kv);
+            }
+            llama4_close(f.model);
+        }
+        free(logits);
+        f.model = NULL;
+        fixture_close(&f);
+    }
+}
+
 /* A step that runs out of memory anywhere leaves the sequence as it was and may be repeated. */
 static void check_step_out_of_memory(const char *experts) {
     struct fixture f = fixture_open("tests/fixtures/top2", 2, kernels_names()[0]);
@@ -209,6 +241,7 @@ static void check_step_out_of_memory(const char *experts) {
     for (n = 0; failed > 0 || n < 2; n++) { /* n = 0: nothing fails */
         assert_true(n < 200);
         fixture_start(&f, experts); /* a new model: its arenas are empty */
+        arena_fini(&gemm_arena);
         struct kv_seq *kv = open_seq(&f);
         assert_int_equal(kv_seq_reserve(kv, 30), 0);
         struct llama4_segment segment = {kv, tokens, 30, 30};
@@ -308,6 +341,7 @@ int main(void) {
         cmocka_unit_test(test_same_bits_f32),
         cmocka_unit_test(test_same_bits_bf16),
         cmocka_unit_test(test_n_logits),
+        cmocka_unit_test(test_barriers),
         cmocka_unit_test(test_open_out_of_memory),
         cmocka_unit_test(test_step_out_of_memory),
         cmocka_unit_test(test_no_malloc_per_token),
