@@ -13,6 +13,7 @@
 #include "core/format/safetensors.h"
 #include "core/model/experts.h"
 #include "tests/lib/failmalloc.h"
+#include "tests/lib/pack_matrix.h"
 #include "tests/lib/random_data.h"
 
 /* A layer's experts and a batch for them, random. */
@@ -22,6 +23,7 @@ struct problem {
     enum dtype type;
     void *gate_up_weights, *down_weights;
     struct matrix *gate_up, *down;
+    void *shared_weights[3]; /* gate, up, down */
     float *hidden_states, *top_k_weights;
     int32_t *top_k_index;
 };
@@ -43,6 +45,19 @@ static struct matrix *stacked(enum dtype type, const void *data, int32_t n_exper
                                .stride = out,
                                .data = (const char *)data + (size_t)(e * in * out) * dtype_size(type)};
     return m;
+}
+
+/* A linear layer [out][in]. */
+static struct matrix linear(enum dtype type, struct rng *rng, int64_t in, int64_t out, void **weights) {
+    *weights = rng_weights(rng, type, (size_t)(in * out), 0.3f);
+    return (struct matrix){.type = type, .layout = MATRIX_OUT_IN, .n = out, .k = in, .stride = in, .data = *weights};
+}
+
+static void add_shared(struct problem *p, struct rng *rng, int64_t width) {
+    int64_t hidden = p->experts.hidden_size;
+    p->experts.shared_gate = linear(p->type, rng, hidden, width, &p->shared_weights[0]);
+    p->experts.shared_up = linear(p->type, rng, hidden, width, &p->shared_weights[1]);
+    p->experts.shared_down = linear(p->type, rng, width, hidden, &p->shared_weights[2]);
 }
 
 static void problem_init(struct problem *p, struct rng *rng, enum dtype type, int32_t n_experts, int32_t hidden,
@@ -68,6 +83,8 @@ static void problem_init(struct problem *p, struct rng *rng, enum dtype type, in
 }
 
 static void problem_fini(struct problem *p) {
+    for (int i = 0; i < 3; i++)
+        free(p->shared_weights[i]);
     free(p->gate_up_weights);
     free(p->down_weights);
     free(p->gate_up);
@@ -95,6 +112,19 @@ static void naive_expert(const struct problem *p, int32_t e, double weight, cons
     free(activated);
 }
 
+static void naive_shared(const struct problem *p, const float *x, double *sum) {
+    int64_t hidden = p->experts.hidden_size, width = p->experts.shared_gate.n;
+    for (int64_t j = 0; j < width; j++) {
+        double gate = 0, up = 0;
+        for (int64_t i = 0; i < hidden; i++) {
+            gate += x[i] * weight_at(p->type, p->shared_weights[0], (size_t)(j * hidden + i));
+            up += x[i] * weight_at(p->type, p->shared_weights[1], (size_t)(j * hidden + i));
+        }
+        for (int64_t i = 0; i < hidden; i++)
+            sum[i] += gate / (1 + exp(-gate)) * up * weight_at(p->type, p->shared_weights[2], (size_t)(i * width + j));
+    }
+}
+
 static double *naive_forward(const struct problem *p) {
     int64_t hidden = p->experts.hidden_size, top_k = p->experts.top_k;
     double *out = must_alloc((size_t)(p->n_tokens * hidden), sizeof *out);
@@ -102,6 +132,8 @@ static double *naive_forward(const struct problem *p) {
         if (p->top_k_index[pair] < p->experts.num_experts)
             naive_expert(p, p->top_k_index[pair], p->top_k_weights[pair], p->hidden_states + pair / top_k * hidden,
                          out + pair / top_k * hidden);
+    for (int64_t t = 0; t < p->n_tokens && p->experts.shared_gate.n; t++)
+        naive_shared(p, p->hidden_states + t * hidden, out + t * hidden);
     return out;
 }
 
@@ -153,6 +185,11 @@ static void test_random_shapes(void **state) {
         problem_init(&p, &rng, types[round % 3], 1 + (int32_t)rng_below(&rng, 9), 1 + (int32_t)rng_below(&rng, 90),
                      1 + (int32_t)rng_below(&rng, 70), 1 + round % 3, rng_below(&rng, 50));
         size_t n = (size_t)(p.n_tokens * p.experts.hidden_size);
+        if (round % 2)
+            add_shared(&p, &rng, 1 + rng_below(&rng, 80));
+        if (round == 7) { /* a dense layer */
+            p.experts.num_experts = p.experts.top_k = 0;
+        }
         if (round == 4) /* all to one */
             for (int64_t j = 0; j < p.n_tokens * p.experts.top_k; j++)
                 p.top_k_index[j] = 0, p.top_k_weights[j] = 0.5f;
@@ -172,15 +209,48 @@ static void test_random_shapes(void **state) {
     exec_close(&exec);
 }
 
+/* eager, whose activations are never quantised, gives about the same. */
+static void check_eager(const struct problem *p, const struct exec *exec, const float *want, size_t n,
+                        double tolerance) {
+    const struct experts_backend *eager;
+    float *out = must_alloc(n, sizeof *out);
+    double *wide = must_alloc(n, sizeof *wide);
+    for (size_t i = 0; i < n; i++)
+        wide[i] = want[i];
+    assert_int_equal(experts_backend_find(&eager, "eager", NULL), 0);
+    forward(p, eager, exec, 0, p->n_tokens, out);
+    assert_true(relative_error(out, wide, n) < tolerance);
+    free(out);
+    free(wide);
+}
+
+enum { MAX_PANELS = 64 };
+
+/* Packs every matrix; returns how many panels there are to free. */
+static int pack(struct problem *p, enum dtype type, void *panels[MAX_PANELS]) {
+    int n = 0;
+    for (int32_t e = 0; e < p->experts.num_experts; e++) {
+        panels[n++] = pack_matrix(&p->gate_up[e], type);
+        panels[n++] = pack_matrix(&p->down[e], type);
+    }
+    panels[n++] = pack_matrix(&p->experts.shared_gate, type);
+    panels[n++] = pack_matrix(&p->experts.shared_up, type);
+    panels[n++] = pack_matrix(&p->experts.shared_down, type);
+    return n;
+}
+
 /* batched_mm, grouped_mm and auto: the same bits for any cut of the batch and any number of threads. */
-static void test_same_bits(void **state) {
-    (void)state;
+static void check_same_bits(enum dtype packed) {
     struct rng rng = {11};
     for (int v = 0; kernels_names()[v]; v++) {
         for (int n_threads = 1; n_threads <= 4; n_threads++) {
             struct exec exec = exec_open(n_threads, kernels_names()[v]);
+            void *panels[MAX_PANELS];
             struct problem p;
-            problem_init(&p, &rng, n_threads % 2 ? DT_BF16 : DT_F32, 6, 72, 56, 1 + n_threads % 3, 60);
+            problem_init(&p, &rng, n_threads % 2 ? DT_BF16 : DT_F32, 6, packed == DT_F32 ? 72 : 64,
+                         packed == DT_F32 ? 56 : 96, 1 + n_threads % 3, 60);
+            add_shared(&p, &rng, 160);
+            int n_panels = packed == DT_F32 ? 0 : pack(&p, packed, panels);
             size_t n = (size_t)(p.n_tokens * p.experts.hidden_size);
             float *want = must_alloc(n, sizeof *want), *out = must_alloc(n, sizeof *out);
             for (int64_t t = 0; t < p.n_tokens; t++) {
@@ -197,12 +267,56 @@ static void test_same_bits(void **state) {
                     assert_memory_equal(out, want, n * sizeof *out);
                 }
             }
+            check_eager(&p, &exec, want, n, packed == DT_F32 ? 1e-5 : 2e-2);
             free(out);
             free(want);
             problem_fini(&p);
+            while (n_panels > 0)
+                free(panels[--n_panels]);
             exec_close(&exec);
         }
     }
+}
+
+static void test_same_bits(void **state) {
+    (void)state;
+    check_same_bits(DT_F32);
+}
+
+static void test_same_bits_packed(void **state) {
+    (void)state;
+    check_same_bits(DT_Q8_0);
+    check_same_bits(DT_Q4_0);
+}
+
+/* One dispatch, whatever the number of experts; each call adds to what is there. */
+static void test_one_dispatch(void **state) {
+    (void)state;
+    struct rng rng = {17};
+    struct exec exec = exec_open(2, kernels_names()[0]);
+    struct problem p;
+    problem_init(&p, &rng, DT_F32, 7, 40, 30, 2, 33);
+    add_shared(&p, &rng, 50);
+    size_t n = (size_t)(p.n_tokens * p.experts.hidden_size);
+    float *once = must_alloc(n, sizeof *once), *twice = must_alloc(n, sizeof *twice);
+    for (int b = 0; experts_backend_at(b); b++) {
+        struct arena arena = {0};
+        uint64_t before = pool_n_dispatches(exec.pool);
+        forward(&p, experts_backend_at(b), &exec, 0, p.n_tokens, once);
+        if (experts_backend_at(b)->batch_invariant)
+            assert_int_equal(pool_n_dispatches(exec.pool) - before, 1);
+        memcpy(twice, once, n * sizeof *once);
+        assert_int_equal(experts_forward(experts_backend_at(b), &p.experts, &exec, &arena, p.hidden_states,
+                                         p.top_k_index, p.top_k_weights, p.n_tokens, twice),
+                         0);
+        for (size_t i = 0; i < n; i++)
+            assert_true(twice[i] == 2 * once[i]);
+        arena_fini(&arena);
+    }
+    free(once);
+    free(twice);
+    problem_fini(&p);
+    exec_close(&exec);
 }
 
 /* What the backends ask of the kernels: own products by number of rows.  One thread runs them. */
@@ -223,8 +337,8 @@ static void count(const struct problem *p, const char *name, const struct exec *
     forward(p, backend, exec, 0, n_tokens, out);
 }
 
-/* batched_mm multiplies single rows, grouped_mm all rows of an expert at once, auto goes by the tokens an expert gets,
- * eager asks OpenBLAS; and what lives elsewhere is asked of nobody. */
+/* batched_mm multiplies single rows, grouped_mm all rows of an expert at once, auto goes by the tokens an expert
+ * gets, eager asks OpenBLAS; and what lives elsewhere is asked of nobody. */
 static void test_what_is_computed(void **state) {
     (void)state;
     struct rng rng = {17};
@@ -258,7 +372,7 @@ static void test_what_is_computed(void **state) {
     }
     free(out);
     problem_fini(&p);
-    pool_close(exec.pool);
+    exec_close(&exec);
 }
 
 /* The mistake that still gives fluent text: the routing weight on the expert's output instead of its input. */
@@ -391,6 +505,7 @@ static void test_registry(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_shapes),    cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_same_bits_packed), cmocka_unit_test(test_one_dispatch),
         cmocka_unit_test(test_what_is_computed), cmocka_unit_test(test_weight_placement),
         cmocka_unit_test(test_out_of_memory),    cmocka_unit_test(test_registry),
     };
