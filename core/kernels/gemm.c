@@ -1,6 +1,8 @@
 /* Cuts matrix products into tiles and runs them in one dispatch.  The list of tiles is never written down: a tile's
- * number leads to its task through running totals, and to its place by division.  Tiles are numbered task by task, so
- * that one whose x another task writes comes after all of that task's, and may wait for them. */
+ * number leads to its task through running totals, and to its place by division.
+ *
+ * Tasks that do not wait for each other make up a stage.  Items of the dispatch go through the stages in order, so that
+ * a tile comes after all tiles that write its x, and may wait for them. */
 #include "core/kernels/gemm.h"
 
 #include <assert.h>
@@ -52,12 +54,18 @@ struct task_state {
     atomic_int tiles_left;
 };
 
+struct stage {
+    int64_t first_tile, n_tiles, n_spread; /* the first n_spread come between the others */
+};
+
 struct job {
     const struct exec *exec;
     const struct gemm_task *tasks;
     int n_tasks;
     const struct gemm_input **inputs; /* [n_tasks] */
     struct task_state *states;        /* [n_tasks] */
+    struct stage *stages;             /* [at most n_tasks] */
+    int n_stages;
     int64_t tile_macs;
 };
 
@@ -177,18 +185,55 @@ static void run_tile(const struct job *job, int t, int64_t tile, void *scratch) 
                                                     accumulate, scratch);
 }
 
+/* Which tile an item is. */
+static int64_t item_tile(const struct job *job, int64_t item) {
+    const struct stage *stage = job->stages;
+    while (item >= stage->first_tile + stage->n_tiles)
+        stage++;
+    const int64_t at = item - stage->first_tile;
+    const int64_t n_before = div_up(at * stage->n_spread, stage->n_tiles); /* spread ones before this item */
+    const bool is_spread = div_up((at + 1) * stage->n_spread, stage->n_tiles) > n_before;
+    return stage->first_tile + (is_spread ? n_before : stage->n_spread + at - n_before);
+}
+
 static void work(void *ctx, int item, int thread) {
     const struct job *job = ctx;
-    int low = 0, high = job->n_tasks - 1; /* the last task with tiles_before <= item */
+    const int64_t tile = item_tile(job, item);
+    int low = 0, high = job->n_tasks - 1; /* the last task with tiles_before <= tile */
     while (low < high) {
         const int middle = (low + high + 1) / 2;
-        if (job->states[middle].tiles_before <= item)
+        if (job->states[middle].tiles_before <= tile)
             low = middle;
         else
             high = middle - 1;
     }
-    run_tile(job, low, item - job->states[low].tiles_before, pool_scratch(job->exec->pool, thread));
+    run_tile(job, low, tile - job->states[low].tiles_before, pool_scratch(job->exec->pool, thread));
     atomic_fetch_sub_explicit(&job->states[low].tiles_left, 1, memory_order_release);
+}
+
+/* Cuts every task.  Returns the number of tiles. */
+static int64_t lay_out(struct job *job) {
+    struct stage *stage = NULL;
+    int64_t tiles = 0;
+    for (int t = 0, first = 0; t < job->n_tasks; t++) {
+        const struct gemm_task *task = &job->tasks[t];
+        assert(task->from.after_end <= t);
+        if (!stage || task->from.after_end > first) {
+            stage = &job->stages[job->n_stages++];
+            *stage = (struct stage){.first_tile = tiles};
+            first = t;
+        }
+        const struct cut cut = task_cut(job, task);
+        const int64_t n = cut.row_tiles * cut.column_tiles;
+        job->states[t].cut = cut;
+        job->states[t].tiles_before = tiles;
+        atomic_init(&job->states[t].tiles_left, (int)n);
+        if (task->spread && stage->n_spread == stage->n_tiles)
+            stage->n_spread += n;
+        stage->n_tiles += n;
+        tiles += n;
+    }
+    return tiles;
 }
 
 int gemm_run(const struct exec *exec, const struct gemm_task *tasks, int n_tasks) {
@@ -199,22 +244,15 @@ int gemm_run(const struct exec *exec, const struct gemm_task *tasks, int n_tasks
     struct job job = {.exec = exec, .tasks = tasks, .n_tasks = n_tasks};
     job.inputs = arena_alloc(exec->arena, (size_t)n_tasks, sizeof *job.inputs);
     job.states = arena_alloc(exec->arena, (size_t)n_tasks, sizeof *job.states);
-    if (!job.inputs || !job.states || gemm_inputs_find(job.inputs, exec, tasks, n_tasks))
+    job.stages = arena_alloc(exec->arena, (size_t)n_tasks, sizeof *job.stages);
+    if (!job.inputs || !job.states || !job.stages || gemm_inputs_find(job.inputs, exec, tasks, n_tasks))
         return L4_E_NOMEM;
     int64_t macs = 0;
     for (int t = 0; t < n_tasks; t++)
         macs += task_macs(&tasks[t]);
     const int n_threads = pool_n_threads(exec->pool);
     job.tile_macs = max_i64(macs / ((int64_t)n_threads * TILES_PER_THREAD), TILE_MIN_MACS);
-    int64_t tiles = 0;
-    for (int t = 0; t < n_tasks; t++) {
-        assert(tasks[t].from.after_end <= t);
-        const struct cut cut = task_cut(&job, &tasks[t]);
-        job.states[t].cut = cut;
-        job.states[t].tiles_before = tiles;
-        atomic_init(&job.states[t].tiles_left, (int)(cut.row_tiles * cut.column_tiles));
-        tiles += cut.row_tiles * cut.column_tiles;
-    }
+    const int64_t tiles = lay_out(&job);
     assert(tiles <= INT_MAX);
     pool_for(exec->pool, (int)tiles, work, &job);
     return L4_OK;

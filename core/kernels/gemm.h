@@ -48,6 +48,8 @@ struct gemm_task {
     struct gemm_source from;
     float *y;
     int64_t ldy;
+    bool
+        spread; /* tiles come between those of the tasks behind: arithmetic beside reading.  First of a list or stage */
 };
 
 /* gemm_run - all tasks, cut into tiles, in one parallel dispatch.  Tasks must not overlap in y, nor read another's y

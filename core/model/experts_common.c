@@ -153,7 +153,7 @@ int expert_rows_run(struct expert_rows *rows, enum gemm_impl impl, const struct 
         return L4_E_NOMEM;
 
     struct gemm_task shared_task = {
-        .impl = rows->exec->gemm, .x = rows->hidden_states, .ldx = hidden, .m = rows->n_tokens};
+        .impl = rows->exec->gemm, .x = rows->hidden_states, .ldx = hidden, .m = rows->n_tokens, .spread = true};
     if (shared)
         add_gate_up(&list, shared_task, &experts->shared_gate, &experts->shared_up, rows->shared_gate_up, shared_width);
     const int first_group = list.n;
