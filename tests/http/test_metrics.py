@@ -145,10 +145,9 @@ def test_requests_by_route_and_status(start):
         c.request("POST", PATH, dict(SHORT, max_tokens=30000, ignore_eos=True))
         daemon.wait_log("- submitted", count=2)
         assert daemon.post(PATH, SHORT).status_code == 429
-        running = Metrics(daemon)
+        wait_until(lambda: Metrics(daemon).get("sequences_running") == 1, "a running sequence")
         c.close()
     metrics = wait_until(lambda: (m := Metrics(daemon)).requests(PATH, 499) and m, "a client that went away")
-    assert running.get("sequences_running") == 1
     for path, status, method in ((PATH, 200, "POST"), (PATH, 400, "POST"), (PATH, 429, "POST"), (PATH, 499, "POST"),
                                  ("/v1/models/*", 404, "GET"), ("/health", 200, "GET"), ("other", 404, "other"),
                                  ("other", 405, "other")):
