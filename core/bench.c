@@ -55,7 +55,10 @@ static int open_parts(struct l4_bench *bench, const struct l4_engine_options *op
     own.kv_cache_bytes = 0;
     own.max_running = bench->max_batch < L4_MAX_RUNNING / 4 ? 4 * bench->max_batch : L4_MAX_RUNNING; /* for the cache */
     bench->max_chunk_tokens = options->max_chunk_tokens;
-    return engine_parts_open(&bench->parts, &own, &(struct engine_overrides){0}, err);
+    int rc = engine_parts_open(&bench->parts, &own, &(struct engine_overrides){0}, err);
+    if (rc == 0)
+        engine_parts_pin(&bench->parts, &own, pthread_self());
+    return rc;
 }
 
 static int open_storage(struct l4_bench *bench, struct l4_err *err) {

@@ -76,9 +76,12 @@ void engine_parts_close(struct engine_parts *parts);
 const char *const *engine_quantization_names(void);
 const char *const *engine_activations_names(void);
 
-/* engine_parts_started - once all threads of the engine run: put the workers, `engine_thread` as the first of them, on
- * cores of their own where options->pin_threads says so (a system that does not allow it gets a warning), and end for
- * the calling thread what numa = interleave changed.  From the thread that called engine_parts_open. */
+/* engine_parts_pin - put the workers, `engine_thread` as the first of them, on cores of their own where
+ * options->pin_threads says so.  A system that does not allow it gets a warning. */
+void engine_parts_pin(struct engine_parts *parts, const struct l4_engine_options *options, pthread_t engine_thread);
+/* engine_parts_started - once all threads of the engine run: engine_parts_pin, and end for the calling thread what
+ * numa = interleave changed; without it engine_parts_close ends that.  From the thread that called engine_parts_open.
+ */
 void engine_parts_started(struct engine_parts *parts, const struct l4_engine_options *options, pthread_t engine_thread);
 
 /* The engine's clock: seconds, monotonic.  ctx is not used. */

@@ -420,11 +420,15 @@ int engine_parts_open(struct engine_parts *parts, const struct l4_engine_options
     return rc;
 }
 
-void engine_parts_started(struct engine_parts *parts, const struct l4_engine_options *options,
-                          pthread_t engine_thread) {
+void engine_parts_pin(struct engine_parts *parts, const struct l4_engine_options *options, pthread_t engine_thread) {
     int failed = options->pin_threads ? pool_pin(parts->pool, engine_thread, parts->cpus.order) : 0;
     if (failed != 0)
         say(options, L4_LOG_WARN, "threads cannot be pinned: %s", strerror(failed));
+}
+
+void engine_parts_started(struct engine_parts *parts, const struct l4_engine_options *options,
+                          pthread_t engine_thread) {
+    engine_parts_pin(parts, options, engine_thread);
     end_interleaving(parts);
 }
 

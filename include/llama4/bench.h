@@ -36,7 +36,9 @@ struct l4_bench_info {
 
 /* l4_bench_open - map a checkpoint as l4_engine_open does, with the same options, for tests of at most max_batch
  * sequences of at most max_tokens tokens.  Of the options max_context_tokens, max_running and kv_cache_bytes are not
- * looked at, wakeup is not called.      Errors: as l4_engine_open. */
+ * looked at, wakeup is not called.  pin_threads pins the calling thread with the others, and for good; with numa =
+ * "interleave" its memory is spread until close, which is this thread's, too.
+ *   Errors: as l4_engine_open. */
 int l4_bench_open(struct l4_bench **out, const struct l4_engine_options *options, int64_t max_tokens, int max_batch,
                   struct l4_err *err) L4_MUST_CHECK;
 void l4_bench_close(struct l4_bench *bench); /* NULL is allowed */

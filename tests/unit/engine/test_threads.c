@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "llama4/bench.h"
 #include "tests/lib/session.h"
 #include "tests/lib/tempdir.h"
 
@@ -173,6 +174,23 @@ static void workers_are_pinned_on_request(void **state) {
     expect_line(", pinned; ");
 }
 
+static void bench_is_pinned_with_its_caller(void **state) {
+    (void)state;
+    cpu_set_t before, own;
+    struct l4_bench *bench;
+    int n = cpus.n_allowed < 4 ? cpus.n_allowed : 4;
+    struct l4_engine_options options = options_of(n);
+    options.pin_threads = true;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    assert_int_equal(l4_bench_open(&bench, &options, 16, 1, NULL), 0);
+    int pinned = count_pinned(n);
+    assert_int_equal(sched_getaffinity(0, sizeof own, &own), 0);
+    l4_bench_close(bench);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+    assert_int_equal(pinned, n - 1);
+    assert_true(CPU_COUNT(&own) == 1 && CPU_ISSET(cpus.order[0], &own));
+}
+
 /* The memory policy of a thread, as its first mapping shows it: "default", "interleave:0". */
 static void read_policy(const char *task, char policy[64]) {
     char path[300];
@@ -233,11 +251,9 @@ static void engine_threads_interleave_on_request(void **state) {
 int main(void) {
 #define IN_ROOT(test) cmocka_unit_test_setup_teardown(test, make_root, remove_root)
     const struct CMUnitTest tests[] = {
-        IN_ROOT(bad_options_are_named),
-        IN_ROOT(quota_bounds_the_threads),
-        IN_ROOT(no_effect_on_one_node),
-        IN_ROOT(workers_are_pinned_on_request),
-        IN_ROOT(engine_threads_interleave_on_request),
+        IN_ROOT(bad_options_are_named),           IN_ROOT(quota_bounds_the_threads),
+        IN_ROOT(no_effect_on_one_node),           IN_ROOT(workers_are_pinned_on_request),
+        IN_ROOT(bench_is_pinned_with_its_caller), IN_ROOT(engine_threads_interleave_on_request),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
