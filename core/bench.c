@@ -129,7 +129,9 @@ void l4_bench_close(struct l4_bench *bench) {
  */
 
 static enum l4_bench_arithmetic arithmetic(const struct exec *exec, const struct matrix *w) {
-    return exec->gemm == GEMM_OWN && w->layout == MATRIX_PACKED ? L4_BENCH_INT8 : L4_BENCH_F32;
+    if (exec->gemm != GEMM_OWN || w->layout != MATRIX_PACKED)
+        return L4_BENCH_F32;
+    return w->type == DT_BF16 ? L4_BENCH_BF16 : L4_BENCH_INT8;
 }
 
 void l4_bench_info(const struct l4_bench *bench, struct l4_bench_info *info) {

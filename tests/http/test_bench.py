@@ -162,9 +162,18 @@ def test_independent_sequences_hit_different_experts():
 def test_quantised_weights_are_counted_in_their_own_bytes():
     report = measured("-m", QUANTISED, "-p", 40, "-n", 5, "-b", "2", "-r", 1, "--experts", "grouped_mm")
     assert [(r["experts"], r["test"]) for r in report["results"]] == [("grouped_mm", "prefill"), ("grouped_mm", "decode")]
-    assert "experts_by_tokens" not in report
+    assert "experts_by_tokens" not in report and report["run"]["activations"] == "int8 per block"
     for row in report["results"]:
         check_row(report, row, Shapes(gguf_tensor_bytes(QUANTISED)))
+
+
+@pytest.mark.parametrize("flags, activations", [((), "f32"), (("--activations", "bf16"), "bf16"),
+                                                (("--activations", "bf16", "--gemm", "openblas"), "f32")])
+def test_the_arithmetic_is_named_and_sets_the_limit(flags, activations):
+    report = measured("-m", DEMO, "-p", 40, "-n", 5, "-r", 1, *flags)
+    assert report["run"]["activations"] == activations
+    for row in report["results"]:
+        check_row(report, row, Shapes())
 
 
 def test_long_prompts_go_in_chunks():
@@ -198,7 +207,7 @@ def test_what_is_wrong_is_said():
         (["-m", DEMO, "-b", "1,4,"], '-b "1,4,"'),
         (["-m", DEMO, "-b", "0"], '-b "0"'),
         (["-m", DEMO, "-b", ",".join(["1"] * 17)], "up to 16"),
-        (["-m", DEMO, "-t", "x"], '--threads "x": allowed is a whole number'),
+        (["-m", DEMO, "-t", "x"], '--threads "x": allowed is '),
         (["-m", DEMO, "--experts", "best"], '--experts "best": allowed is one of all, auto, batched_mm, grouped_mm, eager'),
         (["-m", DEMO, "--format", "xml"], '--format "xml": allowed is one of text, json'),
         (["-m", DEMO, "--prot", "1"], "unknown flag --prot"),
