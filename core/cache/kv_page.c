@@ -8,7 +8,8 @@
 #include "core/format/quantize.h"
 
 enum { BLOCK = KV_Q8_BLOCK };
-_Static_assert((int)KV_PAGE_TOKENS <= (int)KV_Q8_POSITIONS && KV_PAGE_TOKENS % 2 == 0, "kernels take a page, scales are aligned");
+_Static_assert((int)KV_PAGE_TOKENS <= (int)KV_Q8_POSITIONS && KV_PAGE_TOKENS % 2 == 0,
+               "kernels take a page, scales are aligned");
 
 static const enum dtype TYPES[] = {DT_F32, DT_F16, DT_BF16, DT_Q8_0};
 static const char *const NAMES[] = {"f32", "f16", "bf16", "q8_0", NULL};
