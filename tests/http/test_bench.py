@@ -35,9 +35,10 @@ def config():
 
 
 class Shapes:
-    """The demo's work, counted from its configuration and from bytes(name) of its tensors, GGUF's names."""
+    """The demo's work, counted from its configuration, from bytes(name) of its tensors, GGUF's names, and from the bytes
+    of an element of the KV cache."""
 
-    def __init__(self, tensor_bytes=None):
+    def __init__(self, tensor_bytes=None, kv_bytes=2):
         c = config()
         self.hidden, self.vocab, self.layers = c["hidden_size"], c["vocab_size"], c["num_hidden_layers"]
         self.n_moe, self.n_experts = len(c["moe_layers"]), c["num_local_experts"]
@@ -60,7 +61,7 @@ class Shapes:
         self.dense_bytes = sum(map(size, dense))
         self.experts_bytes = sum(size(name) / self.n_experts for name in experts)  # of one in every layer
         self.embedding_bytes = size("token_embd") / self.vocab
-        self.kv_bytes = 2 * kv * 4
+        self.kv_bytes = 2 * kv * kv_bytes
 
     def ops(self, n_tokens, n_logits):
         return 2 * (self.per_token * n_tokens + self.hidden * self.vocab * n_logits)
@@ -174,6 +175,12 @@ def test_the_arithmetic_is_named_and_sets_the_limit(flags, activations):
     assert report["run"]["activations"] == activations
     for row in report["results"]:
         check_row(report, row, Shapes())
+
+
+@pytest.mark.parametrize("kv_type, kv_bytes", [("f32", 4), ("bf16", 2), ("q8_0", 34 / 32)])
+def test_the_cache_is_counted_in_its_own_bytes(kv_type, kv_bytes):
+    for row in (report := measured("-m", DEMO, "-p", 40, "-n", 5, "-r", 1, "--kv-cache-type", kv_type))["results"]:
+        check_row(report, row, Shapes(kv_bytes=kv_bytes))
 
 
 def test_long_prompts_go_in_chunks():
