@@ -80,7 +80,8 @@ static void compare_auto(const struct bench_experts_row *row, struct bench_serie
 
 static void print_experts(const struct bench_report *report, FILE *out) {
     const char *const *names = l4_engine_experts_names();
-    fprintf(out, "\nrouted experts of one layer, milliseconds (median), tokens routed at random\n%8s", "tokens");
+    fprintf(out, "\nexperts of one layer, routed and shared, milliseconds (median), tokens routed at random\n%8s",
+            "tokens");
     for (int b = 0; names[b] != NULL; b++)
         fprintf(out, "%12s", names[b]);
     fprintf(out, "   auto / best other (quartiles)   runs\n");

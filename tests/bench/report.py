@@ -49,7 +49,7 @@ def markdown(bench, plot):
     if experts:
         names = list(experts[0]["seconds"])
         yield ""
-        yield "Routed experts of one layer, milliseconds, tokens routed at random:"
+        yield "Experts of one layer, routed and shared, milliseconds, tokens routed at random:"
         yield ""
         yield from table(["tokens", *names, "auto / best other (quartiles)"], (
             [str(r["tokens"]), *("%.3f" % (1e3 * r["seconds"][n]) for n in names),
@@ -89,7 +89,7 @@ def curves(experts, top, width, colour_of):
     last = math.log2(experts[-1]["tokens"]) or 1
     at_x = lambda tokens: left + math.log2(tokens) / last * (width - left - right)
     at_y = lambda ms: top + 30 + (high - math.log10(ms)) / max(high - low, 1) * height
-    out = [text(10, top + 16, "routed experts of one layer: milliseconds by number of tokens", size=14)]
+    out = [text(10, top + 16, "experts of one layer, routed and shared: milliseconds by number of tokens", size=14)]
     for power in range(low, high + 1):
         y = at_y(10 ** power)
         out.append('<line x1="%d" y1="%.1f" x2="%d" y2="%.1f" stroke="#ddd"/>' % (left, y, width - right, y))
