@@ -262,8 +262,8 @@ def run():
     return run_once
 
 
-def shared(model, real):
-    daemon = Daemon({"model": model, "port": 0}, real=real)
+def shared(model, real, **settings):
+    daemon = Daemon({"model": model, **settings, "port": 0}, real=real)
     yield daemon
     daemon.stop()
 
@@ -272,6 +272,12 @@ def shared(model, real):
 def demo():
     """The demo model on the real engine, shared by a file's tests: they must not change it."""
     yield from shared("tests/models/demo", True)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """The demo model with the arithmetic of the references: keys and values in float32."""
+    yield from shared("tests/models/demo", True, kv_cache_type="f32")
 
 
 @pytest.fixture(scope="module")

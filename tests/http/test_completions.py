@@ -40,9 +40,9 @@ def test_streamed_answer(demo):
 
 
 @pytest.mark.parametrize("case", GREEDY, ids=lambda case: case["prompt"][:20])
-def test_greedy_answers_and_logprobs_are_the_references(demo, case):
+def test_greedy_answers_and_logprobs_are_the_references(exact, case):
     body = dict(prompt=case["prompt"], temperature=0, max_tokens=96, logprobs=0)
-    answer = whole(demo, COMPLETIONS, **body)
+    answer = whole(exact, COMPLETIONS, **body)
     choice = answer["choices"][0]
     assert answer["usage"]["prompt_tokens"] == len(case["prompt_ids"])
     assert answer["usage"]["completion_tokens"] == len(case["ids"])
@@ -51,10 +51,10 @@ def test_greedy_answers_and_logprobs_are_the_references(demo, case):
     assert len(case["ids"]) - len(got) == (choice["finish_reason"] == "stop")
     assert got == pytest.approx(case["logprobs"][:len(got)], abs=1e-3)
     short = dict(body, max_tokens=24)
-    assert case["text"].startswith(texts(frames(demo, COMPLETIONS, **short)))
+    assert case["text"].startswith(texts(frames(exact, COMPLETIONS, **short)))
     # The same prompt as ids.
     ids = dict(short, prompt=case["prompt_ids"])
-    assert whole(demo, COMPLETIONS, **ids)["choices"] == whole(demo, COMPLETIONS, **short)["choices"]
+    assert whole(exact, COMPLETIONS, **ids)["choices"] == whole(exact, COMPLETIONS, **short)["choices"]
 
 
 def test_four_forms_of_prompt(demo):

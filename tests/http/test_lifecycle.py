@@ -245,7 +245,8 @@ def on_terminal(*args):
 
 def test_progress_on_a_terminal():
     text = on_terminal("--model", "fake:load_ms=300", "--port", "0")
-    assert "\rloading" in text.replace("\033[K", "") and "50%" in text and "100%\r\n" in text
+    assert "\r[###...........................]  10% loading" in text.replace("\033[K", "") and "50%" in text
+    assert "[##############################] 100% loading\r\n" in text
     assert text.index("listening on http://") < text.index("100%") < text.index(" ready model=")
 
 
