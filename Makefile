@@ -4,7 +4,7 @@ SANITIZE ?=
 WERROR   ?=
 
 DEPS := build-essential pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev \
-        uthash-dev libinih-dev libxxhash-dev libnuma-dev libcmocka-dev python3-pytest python3-requests \
+        uthash-dev libinih-dev libxxhash-dev libnuma-dev libcmocka-dev python3-pytest python3-requests python3-jsonschema \
         python3-prometheus-client clang clang-format libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 PKGS := libmicrohttpd libuv libcjson openblas libpcre2-8 inih libxxhash numa
 

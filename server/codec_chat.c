@@ -213,12 +213,10 @@ static int decode_tools(struct chat_request *request, bool use, struct codec_err
     return 0;
 }
 
-/* What constrains decoding is refused: an answer that ignores it would look as if it obeyed. */
-static int decode_constraints(const cJSON *root, bool *use_tools, struct codec_err *err) {
-    const cJSON *choice = codec_get(root, "tool_choice"), *format = NULL;
-    struct l4_text type = {0};
+/* A forced call is refused: an answer that ignores it would look as if it obeyed. */
+static int decode_tool_choice(const cJSON *root, bool *use_tools, struct codec_err *err) {
+    const cJSON *choice = codec_get(root, "tool_choice");
     bool parallel;
-    int rc;
     *use_tools = true;
     if (cJSON_IsString(choice) && strcmp(choice->valuestring, "none") == 0)
         *use_tools = false;
@@ -227,15 +225,7 @@ static int decode_constraints(const cJSON *root, bool *use_tools, struct codec_e
                           "'tool_choice' must be 'none' or 'auto': a call cannot be forced on this server");
     else if (choice && !(cJSON_IsString(choice) && strcmp(choice->valuestring, "auto") == 0))
         return codec_fail(err, "tool_choice", "'tool_choice' must be 'none' or 'auto'");
-    if ((rc = codec_get_bool(root, "parallel_tool_calls", &parallel, err)) ||
-        (rc = codec_get_object(root, "response_format", &format, err)) || !format)
-        return rc;
-    if ((rc = codec_get_text(format, "type", &type, err)))
-        return codec_within(err, "response_format");
-    if (!type.data || strcmp(type.data, "text") != 0)
-        return codec_fail(err, "response_format",
-                          "the type of 'response_format' must be 'text': other formats are not served");
-    return 0;
+    return codec_get_bool(root, "parallel_tool_calls", &parallel, err);
 }
 
 static int decode_own(const cJSON *root, struct gen_params *params, struct codec_err *err) {
@@ -284,7 +274,7 @@ int chat_decode(const char *text, size_t len_bytes, const struct codec_limits *l
         (rc = params_decode(&request->body, limits, &request->params, err)) ||
         (rc = decode_own(request->body.root, &request->params, err)) ||
         (rc = params_check_choices(&request->params, limits, 1, err)) || (rc = decode_messages(request, err)) ||
-        (rc = decode_turns(request, err)) || (rc = decode_constraints(request->body.root, &use_tools, err)))
+        (rc = decode_turns(request, err)) || (rc = decode_tool_choice(request->body.root, &use_tools, err)))
         return rc;
     return decode_tools(request, use_tools, err);
 }

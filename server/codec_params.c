@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/codec_grammar.h"
+
 static int decode_model(const cJSON *root, const struct codec_limits *limits, struct codec_err *err) {
     struct l4_text model = {0};
     int rc = codec_get_text(root, "model", &model, err);
@@ -208,7 +210,7 @@ static int decode_prefix_cache(const cJSON *root, struct gen_params *params, str
 /* Fields without effect here whose type is checked all the same, and fields that would change the answer if they were
  * served: to ignore those would be a lie. */
 static int decode_rest(const cJSON *root, struct codec_err *err) {
-    static const char *const refused[] = {"grammar", "functions", "function_call"};
+    static const char *const refused[] = {"functions", "function_call"};
     struct l4_text user;
     int rc = codec_get_text(root, "user", &user, err);
     if (rc)
@@ -230,7 +232,8 @@ int params_decode(const struct codec_body *body, const struct codec_limits *limi
         (rc = decode_stop(root, params, err)) || (rc = decode_stop_ids(root, limits, params, err)) ||
         (rc = decode_logit_bias(root, limits, &params->sampling, err)) ||
         (rc = codec_get_bool(root, "ignore_eos", &params->ignore_eos, err)) ||
-        (rc = decode_streaming(root, params, err)) || (rc = decode_prefix_cache(root, params, err)))
+        (rc = decode_streaming(root, params, err)) || (rc = decode_prefix_cache(root, params, err)) ||
+        (rc = grammar_decode(body, &params->grammar, err)))
         return rc;
     params->n = params->best_of = (int)n;
     return decode_rest(root, err);
@@ -239,6 +242,8 @@ int params_decode(const struct codec_body *body, const struct codec_limits *limi
 void params_free(struct gen_params *params) {
     free((void *)(uintptr_t)params->sampling.logit_bias);
     free(params->stop_ids);
+    l4_grammar_close(params->grammar);
+    params->grammar = NULL;
     params->sampling.logit_bias = NULL;
     params->stop_ids = NULL;
 }

@@ -36,6 +36,7 @@ struct gen_params {
     size_t n_stop;
     int32_t *stop_ids; /* owned */
     size_t n_stop_ids;
+    struct l4_grammar *grammar; /* owned; NULL = any text */
     bool logprobs;
     int n_top_logprobs;
     bool echo;

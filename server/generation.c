@@ -423,6 +423,7 @@ static int submit(struct candidate *c, const struct generation_prompt *prompt, s
         .stop_ids = params->stop_ids,
         .n_stop_ids = params->n_stop_ids,
         .ignore_eos = params->ignore_eos,
+        .grammar = params->grammar,
         .logprobs = params->logprobs || params->best_of > params->n,
         .n_top_logprobs = params->n_top_logprobs,
         .prompt_logprobs = c->in_prompt,

@@ -166,11 +166,32 @@ static float finite_or_minus_inf(float x) {
     return x <= FLT_MAX ? x : x > FLT_MAX ? FLT_MAX : -INFINITY;
 }
 
-static void apply_bias_and_penalties(struct sampler *sampler, const struct l4_sampling *sampling,
-                                     const struct sample_history *history, const float *logits) {
+/* Low enough for nothing to come near it, high enough to stay finite under every bias and penalty. */
+static float allowed_logit(float logit) {
+    return logit > -1e30F ? finite_or_minus_inf(logit) : -1e30F;
+}
+
+static void apply_mask(struct sampler *sampler, const struct sample_mask *mask, const float *logits) {
     float *adjusted = sampler->adjusted;
-    for (int32_t i = 0; i < sampler->vocab_size; i++)
-        adjusted[i] = finite_or_minus_inf(logits[i]);
+    for (int32_t begin = 0; begin < sampler->vocab_size; begin += 64) {
+        const uint64_t word = mask->bits[begin / 64];
+        const int32_t end = begin + (sampler->vocab_size - begin < 64 ? sampler->vocab_size - begin : 64);
+        for (int32_t i = begin; i < end; i++)
+            adjusted[i] = word >> (i - begin) & 1 ? allowed_logit(logits[i]) : -INFINITY;
+    }
+    for (size_t i = 0; i < mask->n_also; i++)
+        adjusted[mask->also[i]] = allowed_logit(logits[mask->also[i]]);
+}
+
+static void apply_bias_and_penalties(struct sampler *sampler, const struct l4_sampling *sampling,
+                                     const struct sample_history *history, const struct sample_mask *mask,
+                                     const float *logits) {
+    float *adjusted = sampler->adjusted;
+    if (mask != NULL)
+        apply_mask(sampler, mask, logits);
+    else
+        for (int32_t i = 0; i < sampler->vocab_size; i++)
+            adjusted[i] = finite_or_minus_inf(logits[i]);
     for (size_t i = 0; i < sampling->n_logit_bias; i++) {
         float *logit = &adjusted[sampling->logit_bias[i].id];
         *logit = finite_or_minus_inf(*logit + sampling->logit_bias[i].bias);
@@ -261,8 +282,8 @@ static void keep_top_p_min_p(struct sampler *sampler, float top_p, float min_p) 
 }
 
 static void find_candidates(struct sampler *sampler, const struct l4_sampling *sampling,
-                            const struct sample_history *history, const float *logits) {
-    apply_bias_and_penalties(sampler, sampling, history, logits);
+                            const struct sample_history *history, const struct sample_mask *mask, const float *logits) {
+    apply_bias_and_penalties(sampler, sampling, history, mask, logits);
     find_block_maxima(sampler, sampler->adjusted, sampler->vocab_size);
     const float max_logit = sampler->kernels->max(sampler->block_max, n_blocks(sampler->vocab_size));
     sampler->dense = false;
@@ -292,7 +313,7 @@ static int32_t candidate(const struct sampler *sampler, int32_t i) {
 
 void sampler_probs(struct sampler *sampler, const struct l4_sampling *sampling, const struct sample_history *history,
                    const float *logits, float *probs) {
-    find_candidates(sampler, sampling, history, logits);
+    find_candidates(sampler, sampling, history, NULL, logits);
     memset(probs, 0, (size_t)sampler->vocab_size * sizeof *probs);
     for (int32_t i = 0; i < sampler->n; i++)
         probs[candidate(sampler, i)] = (float)((double)sampler->weights[i] / sampler->total);
@@ -315,7 +336,13 @@ static double uniform(uint64_t seed, uint64_t index) {
 
 int32_t sampler_next(struct sampler *sampler, const struct l4_sampling *sampling, const struct sample_history *history,
                      const float *logits, uint64_t index) {
-    find_candidates(sampler, sampling, history, logits);
+    return sampler_next_masked(sampler, sampling, history, NULL, logits, index);
+}
+
+int32_t sampler_next_masked(struct sampler *sampler, const struct l4_sampling *sampling,
+                            const struct sample_history *history, const struct sample_mask *mask, const float *logits,
+                            uint64_t index) {
+    find_candidates(sampler, sampling, history, mask, logits);
     double rest = uniform(sampling->seed, index) * sampler->total;
     int32_t block = 0, last_block = n_blocks(sampler->n) - 1;
     for (; block < last_block && rest >= sampler->block_sums[block]; block++)

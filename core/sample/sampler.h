@@ -23,6 +23,13 @@ struct sampler;
 int sampler_open(struct sampler **out, int32_t vocab_size, const struct kernels *kernels) L4_MUST_CHECK;
 void sampler_close(struct sampler *sampler);
 
+/* The tokens that may be drawn: those whose bit is set, and a few more. */
+struct sample_mask {
+    const uint64_t *bits; /* [(vocab + 63) / 64]: id i is bit i % 64 of bits[i / 64] */
+    const int32_t *also;
+    size_t n_also;
+};
+
 /* In all functions below logits [vocab] f32 is borrowed.  A logit that is NaN counts as -inf, +inf as the largest
  * float; where every logit is -inf, everything goes to id 0.  What *sampling holds, ids included, was checked by the
  * caller. */
@@ -35,6 +42,12 @@ void sampler_close(struct sampler *sampler);
  *   Source: transformers' logits processors; presence and frequency penalty as OpenAI defines them. */
 void sampler_probs(struct sampler *sampler, const struct l4_sampling *sampling, const struct sample_history *history,
                    const float *logits, float *probs);
+
+/* sampler_next_masked - sampler_next among the tokens of a mask, at least one, which is applied before everything else:
+ * no other is ever drawn, and of those that may be, one without a finite logit counts as very unlikely. */
+int32_t sampler_next_masked(struct sampler *sampler, const struct l4_sampling *sampling,
+                            const struct sample_history *history, const struct sample_mask *mask, const float *logits,
+                            uint64_t index);
 
 /* sampler_next - the token at place `index` of the answer (0, 1, ...): depends on logits, sampling, history, seed and
  * index alone.  The random number is the index-th output of splitmix64 seeded with a mix of the seed, so that a request

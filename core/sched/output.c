@@ -5,6 +5,9 @@
 #include "core/base/checked.h"
 #include "core/sched/sched_internal.h"
 
+/* Tokens that may end an answer: the model's own and the request's. */
+enum { MAX_END_IDS = 64 + L4_MAX_STOP_IDS };
+
 void l4_event_free(struct l4_event *event) {
     if (!event)
         return;
@@ -170,9 +173,56 @@ static bool token_text(struct sched *sched, struct request *request, struct l4_e
     return take_text(visible, event);
 }
 
+/* The tokens that end this answer, where its grammar may end. */
+static size_t end_tokens(const struct sched *sched, const struct request *request, int32_t ids[MAX_END_IDS]) {
+    const size_t n_own = request->ignore_eos ? 0 : (size_t)sched->config.n_end_ids;
+    size_t n = 0;
+    for (size_t i = 0; i < n_own && n < MAX_END_IDS; i++)
+        ids[n++] = sched->config.end_ids[i];
+    for (size_t i = 0; i < request->n_stop_ids && n < MAX_END_IDS; i++)
+        ids[n++] = request->stop_ids[i];
+    return n;
+}
+
+/* Sample a token that the grammar allows; *ended: it allows none, since the answer is complete. */
+static int next_allowed(struct sched *sched, struct request *request, const float *logits, uint64_t index, int32_t *id,
+                        bool *ended, struct l4_err *err) {
+    int32_t ends[MAX_END_IDS];
+    struct grammar_mask mask;
+    int rc = 0;
+    if (!request->matcher && grammar_matcher_open(&request->matcher, sched->masks, request->grammar))
+        return l4_err_set(err, L4_E_NOMEM, "no memory to follow a grammar");
+    if ((rc = grammar_matcher_mask(request->matcher, &mask, err)))
+        return rc;
+    const struct sample_mask allowed = {
+        .bits = mask.bits, .also = ends, .n_also = mask.may_end ? end_tokens(sched, request, ends) : 0};
+    *ended = mask.n_allowed == 0 && allowed.n_also == 0;
+    if (*ended)
+        return mask.may_end ? 0 : l4_err_set(err, L4_E_INVALID, "grammar: no token of this model can follow here");
+    *id = sampler_next_masked(sched->sampler, &request->sampling, request->history, &allowed, logits, index);
+    for (size_t i = 0; i < allowed.n_also; i++)
+        if (ends[i] == *id)
+            return 0;
+    size_t len_bytes;
+    const char *text = l4_tokenizer_bytes(sched->config.tokenizer, *id, &len_bytes);
+    return grammar_matcher_accept(request->matcher, text, len_bytes, err);
+}
+
 static void next_token(struct sched *sched, struct request *request, const float *logits, double now_s) {
     int64_t n_generated = request_n_generated(request);
-    int32_t id = sampler_next(sched->sampler, &request->sampling, request->history, logits, (uint64_t)n_generated);
+    struct l4_err error;
+    bool ended = false;
+    int32_t id = -1;
+    if (!request->grammar) {
+        id = sampler_next(sched->sampler, &request->sampling, request->history, logits, (uint64_t)n_generated);
+    } else if (next_allowed(sched, request, logits, (uint64_t)n_generated, &id, &ended, &error)) {
+        output_error(sched, request, &error, now_s);
+        return;
+    }
+    if (ended) {
+        output_done(sched, request, L4_FINISH_STOP, -1, now_s);
+        return;
+    }
     struct l4_event *event = token_event(sched, request, L4_EVENT_TOKEN, id, request->logprobs ? logits : NULL);
     if (!event || l4_tokens_push(&request->tokens, id) != 0 ||
         (request->history && sample_history_add(request->history, id, true) != 0)) {

@@ -133,6 +133,8 @@ static int check(const struct l4_request *from, const struct request_limits *lim
     if (rc == 0 && from->salt && strlen(from->salt) > L4_MAX_SALT_BYTES)
         rc = l4_err_set(err, L4_E_INVALID, "salt has %zu bytes: allowed are at most %d", strlen(from->salt),
                         L4_MAX_SALT_BYTES);
+    if (rc == 0 && from->grammar && !limits->tokenizer)
+        rc = l4_err_set(err, L4_E_INVALID, "grammar: this model has no tokenizer, so there is no text to hold to it");
     if (rc == 0)
         rc = check_range("n_top_logprobs", from->n_top_logprobs, 0, L4_MAX_TOP_LOGPROBS, err);
     return rc;
@@ -191,6 +193,7 @@ int request_open(struct request **out, const struct l4_request *from, const stru
     snprintf(request->log_id, sizeof request->log_id, "%s", from->log_id ? from->log_id : "-");
     if (from->salt)
         memcpy(&request->salt, from->salt, strlen(from->salt));
+    request->grammar = l4_grammar_ref(from->grammar);
     if (limits->tokenizer)
         l4_detok_init(&request->detok, limits->tokenizer, from->show_special);
     if (!copy_fields(request, from)) {
@@ -207,6 +210,8 @@ void request_close(struct request *request) {
     kv_seq_close(request->kv);
     sample_history_close(request->history);
     stop_fini(&request->stop);
+    grammar_matcher_close(request->matcher);
+    l4_grammar_close(request->grammar);
     l4_tokens_free(&request->tokens);
     free(request->stop_ids);
     free(request->logit_bias);

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "core/cache/kv.h"
+#include "core/grammar/mask.h"
 #include "core/sample/sampler.h"
 #include "core/sched/stop.h"
 #include "llama4/engine.h"
@@ -59,6 +60,9 @@ struct request {
     struct sample_history *history; /* NULL where no penalty looks at it */
     struct l4_detok detok;
     struct stop_matcher stop;
+    struct l4_grammar *grammar;      /* a reference; NULL = any text */
+    struct grammar_matcher *matcher; /* where the answer is in it; NULL before the first token.  Stays when the request
+                                        is set back: what was generated is not generated again */
     int64_t n_prompt_computed; /* high-water mark, what was cached included: recomputation is not counted again */
     int64_t n_cached;          /* of these, what others had computed */
     int64_t n_prompt_events;   /* L4_EVENT_PROMPT events that have gone out */

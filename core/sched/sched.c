@@ -22,6 +22,18 @@ void sched_log(const struct sched *sched, enum l4_log_level level, const struct 
     sched->config.log(sched->config.log_user, level, line);
 }
 
+/* What a grammar may be made of: text, no special tokens. */
+static const char *token_text(const void *tokenizer, int32_t id, size_t *len_bytes) {
+    return l4_tokenizer_is_special(tokenizer, id) ? NULL : l4_tokenizer_bytes(tokenizer, id, len_bytes);
+}
+
+static int open_grammars(struct sched *sched) {
+    if (!sched->config.tokenizer)
+        return 0;
+    int rc = trie_open(&sched->trie, sched->config.model_config->vocab_size, token_text, sched->config.tokenizer);
+    return rc ? rc : grammar_masks_open(&sched->masks, sched->trie);
+}
+
 int sched_open(struct sched **out, const struct sched_config *config, struct l4_err *err) {
     size_t n = (size_t)config->max_running, vocab = (size_t)config->model_config->vocab_size, n_logits;
     struct sched *sched = calloc(1, sizeof *sched);
@@ -35,7 +47,8 @@ int sched_open(struct sched **out, const struct sched_config *config, struct l4_
     if (checked_mul_size(n + SCHED_PROMPT_LOGITS_ROWS, vocab, &n_logits))
         sched->logits = checked_array(n_logits, sizeof *sched->logits);
     if (!sched->running || !sched->plan || !sched->segments || !sched->logits ||
-        sampler_open(&sched->sampler, config->model_config->vocab_size, config->kernels) != 0) {
+        sampler_open(&sched->sampler, config->model_config->vocab_size, config->kernels) != 0 ||
+        open_grammars(sched) != 0) {
         sched_close(sched);
         return l4_err_set(err, L4_E_NOMEM, "no memory for a scheduler of %zu sequences", n);
     }
@@ -58,6 +71,8 @@ void sched_close(struct sched *sched) {
         event = after;
     }
     sampler_close(sched->sampler);
+    grammar_masks_close(sched->masks);
+    trie_close(sched->trie);
     l4_buf_free(&sched->detokenized);
     l4_buf_free(&sched->visible);
     free(sched->logits);

@@ -29,6 +29,8 @@ struct sched {
     struct llama4_segment *segments; /* [max_running] */
     float *logits;                   /* [max_running + SCHED_PROMPT_LOGITS_ROWS][vocab_size] */
     struct sampler *sampler;
+    struct trie_vocab *trie; /* of the tokenizer's tokens; NULL without one */
+    struct grammar_masks *masks;
     struct l4_buf detokenized, visible; /* working storage of one token's text */
     struct step_cost cost;
 

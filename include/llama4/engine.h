@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "llama4/error.h"
+#include "llama4/grammar.h"
 #include "llama4/text.h"
 
 struct l4_engine;
@@ -150,6 +151,9 @@ struct l4_request {
      * of different salts share nothing. */
     const char *salt;     /* at most L4_MAX_SALT_BYTES; NULL = "" */
     bool no_prefix_cache; /* neither use cached pages nor leave any */
+    /* The answer's text is one that it derives, unless it is cut (max_tokens, stop); NULL = any text.  End tokens and
+     * stop_ids come only where it may end.  The engine takes a reference. */
+    struct l4_grammar *grammar;
     const char *log_id;   /* for log lines; copied, cut at 63 bytes */
     void *user;           /* comes back in every event */
 };

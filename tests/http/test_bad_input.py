@@ -32,8 +32,7 @@ OWN = {
         "bool": ["logprobs", "parallel_tool_calls", "continue_final_message", "add_generation_prompt"],
         "values": {"max_tokens": [0], "max_completion_tokens": [-1, 0, 1.5], "top_logprobs": [-1, 21, 1],
                    "messages": [1, "Hi", {}, [], True], "tools": [1, {}, "x"],
-                   "tool_choice": ["required", "any", 1, {"type": "function", "function": {"name": "f"}}],
-                   "response_format": ["json", {}, {"type": "json_object"}, {"type": "json_schema", "json_schema": {}}]},
+                   "tool_choice": ["required", "any", 1, {"type": "function", "function": {"name": "f"}}]},
     },
 }
 SHARED_VALUES = {
@@ -42,6 +41,8 @@ SHARED_VALUES = {
     "logit_bias": [1, [], {"a": 1}, {"-1": 1}, {"2048": 1}, {"1.5": 1}, {"01": 1}, {str(2 ** 64): 1}, {"1": 100.5},
                    {"1": -1e308}, {"1": "1"}, {"1": None}],
     "stream_options": [1, True, []],
+    "response_format": [1, "json", []],
+    "grammar": [1, [], {}, "", "root", "x ::= y", "root ::= " + "(" * 60000, "root ::= [a" + "x" * (1 << 20)],
 }
 
 
@@ -206,4 +207,5 @@ def test_fields_that_exclude_each_other(fake):
     refused(fake, COMPLETIONS, {"prompt": "a", "stream": True, "stream_options": {"include_usage": 1}},
             "stream_options.include_usage")
     refused(fake, CHAT, {"messages": user("a"), "continue_final_message": True}, "continue_final_message")
-    refused(fake, CHAT, {"messages": user("a"), "grammar": "root ::= x"}, "grammar")
+    refused(fake, CHAT, {"messages": user("a"), "grammar": "root ::= .", "response_format": {"type": "json_object"}},
+            "grammar")

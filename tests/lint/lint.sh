@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 CC=${CC:-gcc}
-FOLDERS="base format text kernels comm cache sample model sched" # a folder of core may include those before it
+FOLDERS="base format text grammar kernels comm cache sample model sched" # a folder of core may include those before it
 
 sources() { # every C file below $1, known-bad samples apart
     (cd "$1" && find include core server tests -name bad -prune -o -name '*.[ch]' -print 2>/dev/null | sort)

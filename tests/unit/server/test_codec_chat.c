@@ -99,6 +99,7 @@ static void test_own_fields(void **state) {
               "\"response_format\":{\"type\":\"text\"},\"seed\":18446744073709551615,\"store\":false,"
               "\"messages_of_another\":1}");
     assert_int_equal(request.params.max_tokens, 5);
+    assert_null(request.params.grammar);
     assert_true(request.params.logprobs);
     assert_int_equal(request.params.n_top_logprobs, 20);
     assert_int_equal(request.params.n, 3);
@@ -112,6 +113,17 @@ static void test_own_fields(void **state) {
     decode_ok("{" HELLO ",\"add_generation_prompt\":false}");
     assert_false(request.chat.add_generation_prompt);
     chat_request_free(&request);
+    static const char *const held[] = {
+        "\"response_format\":{\"type\":\"json_object\"}", "\"grammar\":\"root ::= [a-z]\"",
+        "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"strict\":true,"
+        "\"schema\":{\"type\":\"integer\"}}}"};
+    for (size_t i = 0; i < sizeof held / sizeof *held; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "{" HELLO ",%s}", held[i]);
+        decode_ok(text);
+        assert_non_null(request.params.grammar);
+        chat_request_free(&request);
+    }
 }
 
 static void test_bad_fields_are_named(void **state) {
@@ -146,9 +158,19 @@ static void test_bad_fields_are_named(void **state) {
         {"\"tool_choice\":5", "tool_choice"},
         {"\"parallel_tool_calls\":1", "parallel_tool_calls"},
         {"\"response_format\":\"json\"", "response_format"},
-        {"\"response_format\":{}", "response_format"},
-        {"\"response_format\":{\"type\":\"json_object\"}", "response_format"},
-        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "response_format"},
+        {"\"response_format\":{}", "response_format.type"},
+        {"\"response_format\":{\"type\":5}", "response_format.type"},
+        {"\"response_format\":{\"type\":\"yaml\"}", "response_format.type"},
+        {"\"response_format\":{\"type\":\"json_schema\"}", "response_format.json_schema"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "response_format.json_schema.name"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"schema\":3}}",
+         "response_format.json_schema.schema"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"schema\":{\"not\":{}}}}",
+         "response_format.json_schema.schema"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"strict\":1}}",
+         "response_format.json_schema.strict"},
+        {"\"response_format\":{\"type\":\"json_object\"},\"grammar\":\"root ::= .\"", "grammar"},
+        {"\"grammar\":\"root ::= x\"", "grammar"},
         {"\"continue_final_message\":1", "continue_final_message"},
         {"\"continue_final_message\":true", "continue_final_message"},
         {"\"continue_final_message\":true,\"add_generation_prompt\":true", "add_generation_prompt"},
@@ -156,7 +178,7 @@ static void test_bad_fields_are_named(void **state) {
         {"\"functions\":[]", "functions"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[256];
+        char text[512];
         snprintf(text, sizeof text, "{" HELLO ",%s}", cases[i].field);
         if (decode(text) != L4_E_INVALID || err.status != 400 || strcmp(err.param, cases[i].param) != 0)
             fail_msg("%s: status %d, param '%s', '%s'", cases[i].field, err.status, err.param, err.message);

@@ -1,0 +1,84 @@
+#include "server/codec_grammar.h"
+
+#include <string.h>
+
+static int refuse(struct codec_err *err, const char *param, const struct l4_err *why) {
+    return why->code == L4_E_NOMEM ? codec_no_memory(err) : codec_fail(err, param, "'%s': %.300s", param, why->message);
+}
+
+/* param: what is to blame when the text is refused. */
+static int compile(struct l4_text gbnf, const char *param, struct l4_grammar **grammar, struct codec_err *err) {
+    struct l4_err why;
+    if (l4_grammar_open(grammar, gbnf.data ? gbnf.data : "", gbnf.len_bytes, &why))
+        return refuse(err, param, &why);
+    return 0;
+}
+
+static int compile_buf(struct l4_buf *gbnf, const char *param, struct l4_grammar **grammar, struct codec_err *err) {
+    int rc =
+        gbnf->failed ? codec_no_memory(err) : compile((struct l4_text){gbnf->data, gbnf->len}, param, grammar, err);
+    l4_buf_free(gbnf);
+    return rc;
+}
+
+static int decode_schema(const cJSON *format, struct codec_slice slice, struct l4_grammar **grammar,
+                         struct codec_err *err) {
+    static const char param[] = "response_format.json_schema.schema";
+    const cJSON *spec = NULL, *schema = NULL;
+    struct l4_text name = {0}, ignored;
+    struct l4_buf gbnf = {0};
+    struct l4_err why;
+    bool strict;
+    int rc = codec_get_object(format, "json_schema", &spec, err);
+    if (rc)
+        return codec_within(err, "response_format");
+    if (!spec)
+        return codec_fail(err, "response_format.json_schema", "'response_format.json_schema' is missing");
+    if ((rc = codec_get_text(spec, "name", &name, err)) || (rc = codec_get_text(spec, "description", &ignored, err)) ||
+        (rc = codec_get_bool(spec, "strict", &strict, err)) || (rc = codec_get_object(spec, "schema", &schema, err)))
+        return codec_within(err, "response_format.json_schema");
+    if (!name.data)
+        return codec_fail(err, "response_format.json_schema.name", "the 'name' of 'json_schema' is missing");
+    if (!schema) {
+        l4_grammar_put_json_object(&gbnf);
+        return compile_buf(&gbnf, param, grammar, err);
+    }
+    slice = codec_slice_child(codec_slice_child(slice, format, spec), spec, schema);
+    if (l4_grammar_from_schema(slice.p, (size_t)(slice.end - slice.p), &gbnf, &why)) {
+        l4_buf_free(&gbnf);
+        return refuse(err, param, &why);
+    }
+    return compile_buf(&gbnf, param, grammar, err);
+}
+
+static int decode_format(const struct codec_body *body, const cJSON *format, struct l4_grammar **grammar,
+                         struct codec_err *err) {
+    struct l4_text type = {0};
+    struct l4_buf gbnf = {0};
+    if (codec_get_text(format, "type", &type, err))
+        return codec_within(err, "response_format");
+    if (type.data && strcmp(type.data, "text") == 0)
+        return 0;
+    if (type.data && strcmp(type.data, "json_object") == 0) {
+        l4_grammar_put_json_object(&gbnf);
+        return compile_buf(&gbnf, "response_format", grammar, err);
+    }
+    if (type.data && strcmp(type.data, "json_schema") == 0)
+        return decode_schema(format, codec_slice_child(codec_slice_root(body), body->root, format), grammar, err);
+    return codec_fail(err, "response_format.type",
+                      "the 'type' of 'response_format' must be 'text', 'json_object' or 'json_schema'");
+}
+
+int grammar_decode(const struct codec_body *body, struct l4_grammar **grammar, struct codec_err *err) {
+    const cJSON *format = NULL;
+    struct l4_text gbnf = {0};
+    int rc;
+    *grammar = NULL;
+    if ((rc = codec_get_text(body->root, "grammar", &gbnf, err)) ||
+        (rc = codec_get_object(body->root, "response_format", &format, err)) ||
+        (rc = format ? decode_format(body, format, grammar, err) : 0) || !gbnf.data)
+        return rc;
+    if (*grammar)
+        return codec_fail(err, "grammar", "'grammar' and a 'response_format' other than text exclude each other");
+    return compile(gbnf, "grammar", grammar, err);
+}
