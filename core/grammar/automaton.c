@@ -7,6 +7,9 @@
 
 #include "core/base/checked.h"
 
+/* automaton_state.plain, where it is no number of characters. */
+enum { PLAIN_UNKNOWN = -1, PLAIN_DEPENDS = -2 };
+
 /* ---- hash tables of indices ---------------------------------------------------------------------------------------
  */
 
@@ -76,15 +79,30 @@ static uint64_t extension_hash(const struct automaton *a, uint32_t i) {
 
 /* ---- frames ------------------------------------------------------------------------------------------------------ */
 
+/* In views: a count below the minimum, or from it on, and further than any token from where that changes.  It stays so
+ * as long as the token goes on. */
+#define FAR_BELOW (UINT32_MAX - 1)
+#define FAR_ABOVE (UINT32_MAX - 2)
+
+static bool may_go_on(const struct grammar_element *element, uint32_t count) {
+    return count >= FAR_ABOVE || count < element->max;
+}
+
+static bool may_leave(const struct grammar_element *element, uint32_t count) {
+    return count == FAR_ABOVE || (count != FAR_BELOW && count >= element->min);
+}
+
 /* Times done: beyond the minimum of a repetition without end, all are alike. */
 static uint32_t one_more(const struct grammar_element *element, uint32_t count) {
+    if (count >= FAR_ABOVE)
+        return count;
     return element->max == GRAMMAR_INF && count >= element->min ? element->min : count + 1;
 }
 
 /* Frames that the rest of the alternative needs once one more repetition is done. */
 static uint32_t rest_height(const struct automaton *a, uint32_t element, uint32_t count) {
     const struct grammar_element *e = &a->grammar->elements[element];
-    return count + 1 < e->min ? e->height : e[1].height;
+    return may_leave(e, one_more(e, count)) ? e[1].height : e->height;
 }
 
 static int frame_intern(struct automaton *a, uint32_t element, uint32_t count, uint32_t parent, uint32_t *frame) {
@@ -153,7 +171,8 @@ static uint32_t head_need(const struct automaton *a, const struct automaton_head
 }
 
 static int state_add(struct automaton *a, const struct automaton_head *heads, size_t n, uint64_t hash, size_t slot) {
-    struct automaton_state s = {.first_head = (uint32_t)a->n_heads, .n_heads = (uint32_t)n, .plain = -1, .hash = hash};
+    struct automaton_state s = {
+        .first_head = (uint32_t)a->n_heads, .n_heads = (uint32_t)n, .plain = PLAIN_UNKNOWN, .hash = hash};
     if (!checked_grow((void **)&a->states, &a->cap_states, a->n_states + 1, sizeof *a->states) ||
         !checked_grow((void **)&a->edges, &a->cap_edges, (a->n_states + 1) * a->n_classes, sizeof *a->edges) ||
         !checked_grow((void **)&a->heads, &a->cap_heads, a->n_heads + n, sizeof *a->heads))
@@ -284,7 +303,7 @@ static int close_one(struct automaton *a, struct automaton_head at) {
             return found_add(a, at);
         return todo_add(a, f.element, one_more(&a->grammar->elements[f.element], f.count), f.parent);
     }
-    if (at.count < e->max) {
+    if (may_go_on(e, at.count)) {
         if (e->kind == GRAMMAR_CHARS) {
             rc = found_add(a, at);
         } else if (grammar_is_tail(a->grammar, at.element)) {
@@ -296,7 +315,7 @@ static int close_one(struct automaton *a, struct automaton_head at) {
                 rc = enter_rule(a, e->arg, frame);
         }
     }
-    if (rc == 0 && at.count >= e->min)
+    if (rc == 0 && may_leave(e, at.count))
         rc = todo_add(a, at.element + 1, 0, at.parent);
     return rc;
 }
@@ -437,9 +456,11 @@ int automaton_extend(struct automaton *a, uint32_t state, uint32_t element, uint
 
 uint32_t automaton_view_count(const struct automaton *a, uint32_t element, uint32_t count) {
     const struct grammar_element *e = &a->grammar->elements[element];
+    if (count >= FAR_ABOVE)
+        return count;
     if (count < e->min)
-        return e->min - count > a->max_text ? 0 : count;
-    return e->max != GRAMMAR_INF && e->max - count > a->max_text ? e->min : count;
+        return e->min - count > a->max_text ? FAR_BELOW : count;
+    return e->max != GRAMMAR_INF && e->max - count > a->max_text ? FAR_ABOVE : count;
 }
 
 int automaton_view(struct automaton *a, uint32_t state, uint32_t *view) {
@@ -486,45 +507,72 @@ static int plain_step(struct automaton *a, const struct automaton_head *heads, s
     return rc ? rc : closure_run(a);
 }
 
-int automaton_plain(struct automaton *a, uint32_t state, int16_t *n) {
+/* The state after a character of plain text: AUTOMATON_DEAD = none may come. */
+static int plain_next(struct automaton *a, uint32_t state, uint32_t *next, bool *clear) {
     const struct automaton_state s = a->states[state];
-    *n = s.plain;
-    if (s.plain >= 0)
-        return 0;
-    uint32_t now = state, next = state;
-    int16_t steps = 0;
-    uint16_t need = 0;
-    bool clear, all_clear = true;
-    int rc = 0;
-    for (*n = 0; steps <= (int16_t)a->max_text; steps++, now = next) {
-        const struct automaton_state *at = &a->states[now];
-        /* the heads may move while others are made */
-        struct automaton_head *heads = checked_array(at->n_heads, sizeof *heads);
-        if (!heads)
-            return L4_E_NOMEM;
-        size_t n_heads = at->n_heads;
-        memcpy(heads, a->heads + at->first_head, n_heads * sizeof *heads);
-        rc = plain_step(a, heads, n_heads, &clear);
-        free(heads);
-        all_clear &= clear;
-        if (rc == 0 && !a->too_many)
-            rc = state_intern(a, a->found, a->n_found, &next);
+    struct automaton_head *heads = checked_array(s.n_heads, sizeof *heads); /* theirs may move meanwhile */
+    if (!heads)
+        return L4_E_NOMEM;
+    memcpy(heads, a->heads + s.first_head, s.n_heads * sizeof *heads);
+    int rc = plain_step(a, heads, s.n_heads, clear);
+    free(heads);
+    *next = AUTOMATON_DEAD;
+    return rc || a->too_many ? rc : state_intern(a, a->found, a->n_found, next);
+}
+
+/* From what holds for the state after a character to what holds for the one before it. */
+static int16_t plain_before(int16_t after, bool dead, bool clear) {
+    if (after == INT16_MAX && !dead)
+        return INT16_MAX;
+    if (!clear || (!dead && after == PLAIN_DEPENDS))
+        return PLAIN_DEPENDS;
+    return dead ? 0 : (int16_t)(after + 1);
+}
+
+int automaton_plain(struct automaton *a, uint32_t state, int16_t *n) {
+    uint32_t way[UINT8_MAX + 1], n_way = 0, next = state;
+    bool clear[UINT8_MAX + 1];
+    while (next != AUTOMATON_DEAD && a->states[next].plain == PLAIN_UNKNOWN && n_way <= a->max_text) {
+        uint32_t now = way[n_way] = next;
+        int rc = plain_next(a, now, &next, &clear[n_way++]);
         if (rc)
             return rc;
-        if (a->too_many)
-            next = AUTOMATON_DEAD;
-        if (next == now || next == AUTOMATON_DEAD)
-            break;
-        if (a->states[next].need > need)
-            need = a->states[next].need;
+        if (next == now) { /* it goes on, whatever else there is */
+            a->states[now].plain = INT16_MAX;
+            a->states[now].plain_need = a->states[now].need;
+            n_way--;
+        }
     }
-    if (next != AUTOMATON_DEAD) /* it goes on whatever else there is */
-        *n = INT16_MAX;
-    else if (all_clear && steps > 0)
-        *n = steps;
-    a->states[state].plain = *n;
-    a->states[state].plain_need = need;
+    bool dead = next == AUTOMATON_DEAD, endless = !dead && a->states[next].plain == PLAIN_UNKNOWN;
+    int16_t plain = endless ? INT16_MAX : a->states[next].plain;
+    uint16_t need = dead ? 0 : a->states[next].plain_need;
+    for (uint32_t i = n_way; i-- > 0; dead = false) {
+        struct automaton_state *s = &a->states[way[i]];
+        plain = plain_before(plain, dead, clear[i]);
+        need = s->need > need ? s->need : need;
+        if (!endless || i == 0) { /* for those further on, what comes later is not known */
+            s->plain = plain;
+            s->plain_need = need;
+        }
+    }
+    *n = a->states[state].plain == PLAIN_DEPENDS ? 0 : a->states[state].plain;
     return 0;
+}
+
+int automaton_lower(struct automaton *a, uint32_t state, uint32_t element, uint32_t count, uint32_t *lowered) {
+    const struct automaton_state s = a->states[state];
+    uint32_t bottom;
+    int rc = frame_intern(a, element, count, 0, &bottom);
+    closure_begin(a);
+    for (uint32_t i = 0; i < s.n_heads && rc == 0; i++) {
+        struct automaton_head head = a->heads[s.first_head + i];
+        if (a->frames[head.parent].depth >= L4_GRAMMAR_MAX_DEPTH)
+            continue;
+        rc = chain_copy(a, head.parent, 0, bottom, false, &head.parent);
+        if (rc == 0)
+            rc = found_add(a, head);
+    }
+    return rc ? rc : state_intern(a, a->found, a->n_found, lowered);
 }
 
 /* ---- open and close ---------------------------------------------------------------------------------------------- */

@@ -39,7 +39,7 @@ struct automaton_state {
     uint16_t need; /* frames on top of the caller's that it takes to finish, along the shallowest head */
     bool pending;
     uint8_t lookahead;   /* for the user: frames that masks of it have looked at */
-    int16_t plain;       /* automaton_plain; -1 = not yet known */
+    int16_t plain;       /* automaton_plain */
     uint16_t plain_need; /* the largest need on the way through plain text */
     uint64_t hash;
 };
@@ -114,6 +114,11 @@ uint32_t automaton_view_count(const struct automaton *automaton, uint32_t elemen
  * max_text bytes, n >= 1 = at most n and no text of more than n, 0 = it depends on which.  The state's plain_need is
  * known from then on. */
 int automaton_plain(struct automaton *automaton, uint32_t state, int16_t *n) L4_MUST_CHECK;
+
+/* automaton_lower - a state with the frame (element, count) put below all of its heads, for automaton_plain alone: what
+ * is common to all heads is not taken off. */
+int automaton_lower(struct automaton *automaton, uint32_t state, uint32_t element, uint32_t count,
+                    uint32_t *lowered) L4_MUST_CHECK;
 
 static inline struct automaton_edge automaton_known_edge(const struct automaton *automaton, uint32_t state,
                                                          unsigned char byte) {

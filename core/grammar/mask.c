@@ -364,14 +364,32 @@ static int walk_trie(struct walk *w, const struct trie *trie, uint32_t state, ui
     return 0;
 }
 
+/* automaton_plain of the state, or with the frame on top of the stack where it takes that: a string that has to go on
+ * is nothing but a repetition.  *need: frames on top of the stack. */
+static int find_plain(struct walk *w, uint32_t state, uint32_t stack, int16_t *n, uint32_t *need) {
+    int rc = automaton_plain(w->a, state, n);
+    const struct walk_frame top = w->masks->frames[stack];
+    *need = w->a->states[state].plain_need;
+    if (rc || *n > 0 || top.depth == 0)
+        return rc;
+    rc = automaton_lower(w->a, state, top.frame.element, automaton_view_count(w->a, top.frame.element, top.frame.count),
+                         &state);
+    if (rc == 0)
+        rc = automaton_plain(w->a, state, n);
+    *need = w->a->states[state].plain_need;
+    if (top.depth - 1 < w->lowest)
+        w->lowest = top.depth - 1;
+    return rc;
+}
+
 /* Plain text: all of it up to a length where that is what the state says, else walked. */
 static int walk_plain(struct walk *w, uint32_t state, uint32_t stack) {
     const struct trie_vocab *vocab = w->masks->vocab;
+    uint32_t need;
     int16_t n;
-    int rc = automaton_plain(w->a, state, &n);
+    int rc = find_plain(w, state, stack, &n, &need);
     if (rc)
         return rc;
-    uint32_t need = w->a->states[state].plain_need;
     if (n == 0 || w->base_depth + need > L4_GRAMMAR_MAX_DEPTH)
         return walk_trie(w, &vocab->plain, state, stack);
     if (need > w->reach)

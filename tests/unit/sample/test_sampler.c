@@ -276,6 +276,46 @@ static void test_penalties(void **state) {
     sampler_close(sampler);
 }
 
+/* No token outside a mask is drawn, whatever its logit, and one inside always can be. */
+static void test_masks(void **state) {
+    (void)state;
+    enum { N = 131 };
+    struct sampler *sampler = open_sampler(N);
+    struct rng rng = {5};
+    float logits[N];
+    const float odd[] = {NAN, INFINITY, -INFINITY, 1e38F, 0};
+    const int32_t also[] = {130};
+    for (int round = 0; round < 3000; round++) {
+        uint64_t bits[3] = {0};
+        struct sample_mask mask = {.bits = bits, .also = also, .n_also = round % 3 == 0};
+        for (int i = 0; i < N; i++)
+            logits[i] = round % 2 ? rng_float(&rng) * 9 : odd[rng_below(&rng, 5)];
+        for (int64_t n = 1 + rng_below(&rng, 4); n > 0; n--) {
+            int64_t id = rng_below(&rng, 130);
+            bits[id / 64] |= UINT64_C(1) << id % 64;
+        }
+        struct l4_sampling s = plain((float)(round % 4));
+        s.seed = (uint64_t)round;
+        s.top_k = (int)rng_below(&rng, 4);
+        s.top_p = round % 5 ? 1 : 0.3F;
+        s.repetition_penalty = 50;
+        int32_t id = sampler_next_masked(sampler, &s, NULL, &mask, logits, 0);
+        assert_true((bits[id / 64] >> id % 64 & 1) || (mask.n_also && id == 130));
+    }
+    /* a mask of everything changes nothing */
+    const uint64_t everything[3] = {UINT64_MAX, UINT64_MAX, UINT64_MAX};
+    struct sample_mask mask = {.bits = everything};
+    for (int round = 0; round < 200; round++) {
+        for (int i = 0; i < N; i++)
+            logits[i] = rng_float(&rng) * 9;
+        struct l4_sampling s = plain(1);
+        s.seed = (uint64_t)round;
+        assert_int_equal(sampler_next_masked(sampler, &s, NULL, &mask, logits, 3),
+                         sampler_next(sampler, &s, NULL, logits, 3));
+    }
+    sampler_close(sampler);
+}
+
 /* ---- drawing ---------------------------------------------------------------------------------------------------- */
 
 /* 200,000 draws over 20 ids: chi-square with 19 degrees of freedom lies below 43.8 in 999 of 1000 runs; the seeds are
@@ -405,11 +445,11 @@ int main(void) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_settings),     cmocka_unit_test(test_ties),
-        cmocka_unit_test(test_top_p_boundary),      cmocka_unit_test(test_hostile_logits),
-        cmocka_unit_test(test_penalties),           cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_repeatable),          cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_failing_allocations),
+        cmocka_unit_test(test_random_settings), cmocka_unit_test(test_ties),
+        cmocka_unit_test(test_top_p_boundary),  cmocka_unit_test(test_hostile_logits),
+        cmocka_unit_test(test_masks),           cmocka_unit_test(test_penalties),
+        cmocka_unit_test(test_frequencies),     cmocka_unit_test(test_repeatable),
+        cmocka_unit_test(test_logprobs),        cmocka_unit_test(test_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
