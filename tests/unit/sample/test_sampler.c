@@ -13,6 +13,7 @@
 
 #include "core/sample/sampler.h"
 #include "tests/lib/failmalloc.h"
+#include "tests/lib/random_data.h"
 
 enum { MAX_VOCAB = 5000 };
 
