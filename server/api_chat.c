@@ -24,6 +24,9 @@ static int prepare(struct generation_input *input, struct codec_err *err) {
     int rc = chat_decode(input->body, input->body_bytes, &input->limits, request, err);
     input->request = request;
     input->params = request->params;
+    input->tools = request->tools; /* longer than the request lives */
+    request->tools = NULL;
+    input->max_calls = request->parallel_tool_calls ? 0 : 1;
     size_t n_bytes = 0;
     for (size_t i = 0; i < request->chat.n_messages; i++)
         n_bytes += request->chat.messages[i].content.len_bytes;
@@ -51,6 +54,11 @@ static void put_text(struct l4_buf *out, const struct answer_head *head, const s
     chat_put_chunk(out, head, CHAT_DELTA_TEXT, choice, usage_null);
 }
 
+static void put_call(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
+                     bool usage_null) {
+    chat_put_chunk(out, head, CHAT_DELTA_CALL, choice, usage_null);
+}
+
 static void put_finish(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
                        bool usage_null) {
     chat_put_chunk(out, head, CHAT_DELTA_FINISH, choice, usage_null);
@@ -67,6 +75,7 @@ void api_chat_completions(struct server *server, struct http_exchange *x) {
         .free_request = free_request,
         .put_begin = put_begin,
         .put_text = put_text,
+        .put_call = put_call,
         .put_finish = put_finish,
         .put_whole = chat_put_whole,
     };

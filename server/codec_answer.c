@@ -1,7 +1,10 @@
 #include "server/codec_answer.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 void answer_head_init(struct answer_head *head, const char *id, const char *object, long long created_s,
                       const char *model, const char *fingerprint) {
@@ -29,6 +32,53 @@ void answer_put_usage_chunk(struct l4_buf *out, const struct answer_head *head, 
     l4_buf_puts(out, "],\"usage\":");
     answer_put_usage(out, usage);
     l4_buf_puts(out, "}");
+}
+
+/* ---- tool calls ---------------------------------------------------------------------------------------------------
+ */
+
+struct answer_call *answer_calls_add(struct answer_calls *calls, struct l4_text name) {
+    uint64_t random[2];
+    calls->failed |= getrandom(random, sizeof random, 0) != (ssize_t)sizeof random;
+    if (!calls->failed && calls->n == calls->cap) {
+        size_t cap = calls->cap ? 2 * calls->cap : 2;
+        struct answer_call *list = realloc(calls->list, cap * sizeof *list);
+        calls->failed |= !list;
+        if (list) {
+            calls->list = list;
+            calls->cap = cap;
+        }
+    }
+    if (calls->failed)
+        return NULL;
+    struct answer_call *call = &calls->list[calls->n++];
+    *call = (struct answer_call){0};
+    snprintf(call->id, sizeof call->id, "call_%016llx%08llx", (unsigned long long)random[0],
+             (unsigned long long)(random[1] >> 32));
+    l4_buf_append(&call->name, name.data, name.len_bytes);
+    return call;
+}
+
+void answer_calls_drop_last(struct answer_calls *calls) {
+    if (calls->n == 0)
+        return;
+    struct answer_call *call = &calls->list[--calls->n];
+    l4_buf_free(&call->name);
+    l4_buf_free(&call->arguments);
+}
+
+void answer_calls_free(struct answer_calls *calls) {
+    while (calls->n > 0)
+        answer_calls_drop_last(calls);
+    free(calls->list);
+    *calls = (struct answer_calls){0};
+}
+
+bool answer_calls_failed(const struct answer_calls *calls) {
+    bool failed = calls->failed;
+    for (size_t i = 0; i < calls->n; i++)
+        failed |= calls->list[i].name.failed || calls->list[i].arguments.failed;
+    return failed;
 }
 
 /* ---- log-probabilities --------------------------------------------------------------------------------------------

@@ -42,10 +42,31 @@ bool logprob_list_failed(const struct logprob_list *list); /* out of memory */
 void logprob_list_clear(struct logprob_list *list);
 void logprob_list_free(struct logprob_list *list);
 
+/* A tool call of an answer. */
+struct answer_call {
+    char id[32];
+    struct l4_buf name, arguments; /* arguments: JSON text, of a stream the next piece only */
+};
+/* All zero is empty. */
+struct answer_calls {
+    struct answer_call *list;
+    size_t n, cap;
+    bool failed; /* out of memory */
+};
+/* answer_calls_add - a call without arguments and with an id of its own; NULL when that failed. */
+struct answer_call *answer_calls_add(struct answer_calls *calls, struct l4_text name);
+void answer_calls_drop_last(struct answer_calls *calls);
+void answer_calls_free(struct answer_calls *calls);
+bool answer_calls_failed(const struct answer_calls *calls);
+
 /* One choice, whole or a piece of it. */
 struct answer_choice {
     int index;
     struct l4_text text;
+    const struct answer_call *calls; /* whole answers: all of them */
+    size_t n_calls;
+    size_t call;                         /* streams: the number of the call that calls[0] is a piece of */
+    bool begins_call;                    /* streams: the piece is the call's first */
     const struct logprob_list *logprobs; /* NULL = none */
     const char *finish_reason;           /* NULL = not yet */
 };

@@ -1,5 +1,6 @@
 #include "server/codec_chat.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -170,9 +171,11 @@ static int decode_messages(struct chat_request *request, struct codec_err *err) 
     return 0;
 }
 
-static int check_tool(const cJSON *tool, struct codec_err *err) {
+/* A tool's fields; its name goes into *names. */
+static int check_tool(const cJSON *tool, struct tool_names *names, struct codec_err *err) {
     struct l4_text type = {0}, name = {0}, description;
     const cJSON *function = NULL, *parameters;
+    bool strict;
     int rc;
     if (!cJSON_IsObject(tool))
         return codec_fail(err, "", "a tool must be an object, not %s", codec_kind(tool));
@@ -184,48 +187,103 @@ static int check_tool(const cJSON *tool, struct codec_err *err) {
         return codec_fail(err, "function", "the 'function' of a tool is missing");
     if ((rc = codec_get_text(function, "name", &name, err)) ||
         (rc = codec_get_text(function, "description", &description, err)) ||
-        (rc = codec_get_object(function, "parameters", &parameters, err)))
+        (rc = codec_get_object(function, "parameters", &parameters, err)) ||
+        (rc = codec_get_bool(function, "strict", &strict, err)))
         return codec_within(err, "function");
     if (name.len_bytes == 0)
         return codec_fail(err, "function.name", "the name of a tool is missing");
-    return 0;
+    if (!tool_name_is_valid(name))
+        return codec_fail(err, "function.name",
+                          "the name of a tool must be 1 to %d letters, digits, '_', '-' and '.', not '%.40s'",
+                          TOOL_CALLS_MAX_NAME_BYTES, name.data);
+    if (tool_names_has(names, name))
+        return codec_fail(err, "function.name", "two tools are named '%.128s'", name.data);
+    return tool_names_add(names, name) ? 0 : codec_no_memory(err);
 }
 
-static int decode_tools(struct chat_request *request, bool use, struct codec_err *err) {
+static int decode_tools(struct chat_request *request, struct codec_err *err) {
     const cJSON *root = request->body.root, *tools = NULL, *tool;
     struct chat_storage *storage = request->storage;
     int rc = codec_get_array(root, "tools", &tools, err);
     if (rc || !tools || !tools->child)
         return rc;
+    if (cJSON_GetArraySize(tools) > CHAT_MAX_TOOLS)
+        return codec_fail(err, "tools", "'tools' holds %d tools, %d are allowed", cJSON_GetArraySize(tools),
+                          CHAT_MAX_TOOLS);
     storage->tools = calloc((size_t)cJSON_GetArraySize(tools), sizeof *storage->tools);
-    if (!storage->tools)
+    request->tools = tool_names_open();
+    if (!storage->tools || !request->tools)
         return codec_no_memory(err);
     struct codec_slice cursor = codec_slice_enter(codec_slice_child(codec_slice_root(&request->body), root, tools));
     size_t n = 0;
     cJSON_ArrayForEach(tool, tools) {
         struct codec_slice slice = codec_slice_next(&cursor, false);
-        if ((rc = check_tool(tool, err)))
+        if ((rc = check_tool(tool, request->tools, err)))
             return codec_within(err, "tools[%zu]", n);
         storage->tools[n++] = (struct l4_text){slice.p, (size_t)(slice.end - slice.p)};
     }
     request->chat.tools_json = storage->tools;
-    request->chat.n_tools = use ? n : 0;
+    request->chat.n_tools = n;
     return 0;
 }
 
-/* A forced call is refused: an answer that ignores it would look as if it obeyed. */
-static int decode_tool_choice(const cJSON *root, bool *use_tools, struct codec_err *err) {
-    const cJSON *choice = codec_get(root, "tool_choice");
-    bool parallel;
-    *use_tools = true;
-    if (cJSON_IsString(choice) && strcmp(choice->valuestring, "none") == 0)
-        *use_tools = false;
-    else if (cJSON_IsObject(choice) || (cJSON_IsString(choice) && strcmp(choice->valuestring, "required") == 0))
+/* {"type": "function", "function": {"name": ...}} */
+static int decode_named_choice(struct chat_request *request, const cJSON *choice, struct codec_err *err) {
+    struct l4_text type = {0}, name = {0};
+    const cJSON *function = NULL;
+    int rc;
+    if ((rc = codec_get_text(choice, "type", &type, err)) ||
+        (rc = codec_get_object(choice, "function", &function, err)))
+        return codec_within(err, "tool_choice");
+    if (!type.data || strcmp(type.data, "function") != 0)
+        return codec_fail(err, "tool_choice.type", "the 'type' of 'tool_choice' must be 'function'");
+    if (!function)
+        return codec_fail(err, "tool_choice.function", "the 'function' of 'tool_choice' is missing");
+    if ((rc = codec_get_text(function, "name", &name, err)))
+        return codec_within(err, "tool_choice.function");
+    if (!name.data)
+        return codec_fail(err, "tool_choice.function.name", "the name of the function in 'tool_choice' is missing");
+    if (request->tools && !tool_names_has(request->tools, name))
+        return codec_fail(err, "tool_choice.function.name", "'tool_choice' names '%.40s', which is not in 'tools'",
+                          name.data);
+    request->tool_choice = CHAT_TOOLS_REQUIRED;
+    request->only_tool = name.data;
+    return 0;
+}
+
+static int decode_tool_choice(struct chat_request *request, struct codec_err *err) {
+    static const char *const names[] = {"auto", "none", "required"}; /* in enum chat_tool_choice's order */
+    const cJSON *root = request->body.root, *choice = codec_get(root, "tool_choice");
+    size_t i = 0;
+    int rc;
+    request->parallel_tool_calls = true;
+    if ((rc = codec_get_bool(root, "parallel_tool_calls", &request->parallel_tool_calls, err)) || !choice)
+        return rc;
+    if (cJSON_IsObject(choice)) {
+        if ((rc = decode_named_choice(request, choice, err)))
+            return rc;
+    } else if (cJSON_IsString(choice)) {
+        while (i < 3 && strcmp(choice->valuestring, names[i]) != 0)
+            i++;
+        if (i == 3)
+            return codec_fail(err, "tool_choice",
+                              "'tool_choice' must be 'none', 'auto', 'required' or an object that names a function");
+        request->tool_choice = (enum chat_tool_choice)i;
+    } else {
+        return codec_fail(err, "tool_choice", "'tool_choice' must be a string or an object, not %s",
+                          codec_kind(choice));
+    }
+    if (request->tool_choice == CHAT_TOOLS_REQUIRED && !request->tools)
+        return codec_fail(err, "tool_choice", "'tool_choice' forces a call, but there are no 'tools'");
+    if (request->tool_choice == CHAT_TOOLS_REQUIRED)
         return codec_fail(err, "tool_choice",
                           "'tool_choice' must be 'none' or 'auto': a call cannot be forced on this server");
-    else if (choice && !(cJSON_IsString(choice) && strcmp(choice->valuestring, "auto") == 0))
-        return codec_fail(err, "tool_choice", "'tool_choice' must be 'none' or 'auto'");
-    return codec_get_bool(root, "parallel_tool_calls", &parallel, err);
+    if (request->tool_choice == CHAT_TOOLS_NONE) { /* the model is not told of them, and its answer is text */
+        tool_names_close(request->tools);
+        request->tools = NULL;
+        request->chat.n_tools = 0;
+    }
+    return 0;
 }
 
 static int decode_own(const cJSON *root, struct gen_params *params, struct codec_err *err) {
@@ -264,7 +322,6 @@ static int decode_turns(struct chat_request *request, struct codec_err *err) {
 
 int chat_decode(const char *text, size_t len_bytes, const struct codec_limits *limits, struct chat_request *request,
                 struct codec_err *err) {
-    bool use_tools = true;
     int rc;
     *request = (struct chat_request){0};
     request->storage = calloc(1, sizeof *request->storage);
@@ -274,9 +331,9 @@ int chat_decode(const char *text, size_t len_bytes, const struct codec_limits *l
         (rc = params_decode(&request->body, limits, &request->params, err)) ||
         (rc = decode_own(request->body.root, &request->params, err)) ||
         (rc = params_check_choices(&request->params, limits, 1, err)) || (rc = decode_messages(request, err)) ||
-        (rc = decode_turns(request, err)) || (rc = decode_tool_choice(request->body.root, &use_tools, err)))
+        (rc = decode_turns(request, err)) || (rc = decode_tools(request, err)))
         return rc;
-    return decode_tools(request, use_tools, err);
+    return decode_tool_choice(request, err);
 }
 
 void chat_request_free(struct chat_request *request) {
@@ -291,6 +348,7 @@ void chat_request_free(struct chat_request *request) {
         free(storage->tools);
         free(storage);
     }
+    tool_names_close(request->tools);
     params_free(&request->params);
     codec_body_free(&request->body);
     *request = (struct chat_request){0};
@@ -311,6 +369,44 @@ static void put_end_of_choice(struct l4_buf *out, const struct answer_choice *ch
         l4_buf_puts(out, ",\"finish_reason\":null}");
 }
 
+/* The function's members without its braces: "name":...,"arguments":... */
+static void put_function(struct l4_buf *out, const struct answer_call *call) {
+    l4_buf_puts(out, "\"name\":");
+    codec_put_string(out, call->name.data, call->name.len);
+    l4_buf_puts(out, ",\"arguments\":");
+    codec_put_string(out, call->arguments.data ? call->arguments.data : "", call->arguments.len);
+}
+
+static void put_call_piece(struct l4_buf *out, const struct answer_choice *choice) {
+    const struct answer_call *call = choice->calls;
+    l4_buf_printf(out, "\"tool_calls\":[{\"index\":%zu,", choice->call);
+    if (choice->begins_call) {
+        l4_buf_printf(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{", call->id);
+        put_function(out, call);
+    } else {
+        l4_buf_puts(out, "\"function\":{\"arguments\":");
+        codec_put_string(out, call->arguments.data, call->arguments.len);
+    }
+    l4_buf_puts(out, "}}]");
+}
+
+static void put_message(struct l4_buf *out, const struct answer_choice *choice) {
+    l4_buf_puts(out, "{\"role\":\"assistant\",\"content\":");
+    if (choice->n_calls > 0 && choice->text.len_bytes == 0)
+        l4_buf_puts(out, "null");
+    else
+        codec_put_string(out, choice->text.data, choice->text.len_bytes);
+    l4_buf_puts(out, ",\"refusal\":null");
+    for (size_t i = 0; i < choice->n_calls; i++) {
+        l4_buf_printf(out, "%s{\"id\":\"%s\",\"type\":\"function\",\"function\":{", i ? "," : ",\"tool_calls\":[",
+                      choice->calls[i].id);
+        put_function(out, &choice->calls[i]);
+        l4_buf_puts(out, "}}");
+    }
+    if (choice->n_calls > 0)
+        l4_buf_puts(out, "]");
+}
+
 void chat_put_chunk(struct l4_buf *out, const struct answer_head *head, enum chat_delta delta,
                     const struct answer_choice *choice, bool usage_null) {
     l4_buf_append(out, head->text.data, head->text.len);
@@ -322,6 +418,8 @@ void chat_put_chunk(struct l4_buf *out, const struct answer_head *head, enum cha
     } else if (delta == CHAT_DELTA_TEXT) {
         l4_buf_puts(out, "\"content\":");
         codec_put_string(out, choice->text.data, choice->text.len_bytes);
+    } else if (delta == CHAT_DELTA_CALL) {
+        put_call_piece(out, choice);
     }
     put_end_of_choice(out, choice);
     l4_buf_puts(out, usage_null ? "],\"usage\":null}" : "]}");
@@ -333,9 +431,8 @@ void chat_put_whole(struct l4_buf *out, const struct answer_head *head, const st
     for (size_t i = 0; i < n_choices; i++) {
         l4_buf_puts(out, i ? ",{\"index\":" : "{\"index\":");
         codec_put_int(out, choices[i].index);
-        l4_buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
-        codec_put_string(out, choices[i].text.data, choices[i].text.len_bytes);
-        l4_buf_puts(out, ",\"refusal\":null");
+        l4_buf_puts(out, ",\"message\":");
+        put_message(out, &choices[i]);
         put_end_of_choice(out, &choices[i]);
     }
     l4_buf_puts(out, "],\"usage\":");

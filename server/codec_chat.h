@@ -4,13 +4,26 @@
 
 #include "server/codec_answer.h"
 #include "server/codec_params.h"
+#include "server/tool_calls.h"
+
+enum { CHAT_MAX_TOOLS = 1024 };
+
+enum chat_tool_choice {
+    CHAT_TOOLS_AUTO,
+    CHAT_TOOLS_NONE,     /* as if there were no tools */
+    CHAT_TOOLS_REQUIRED, /* the answer is calls */
+};
 
 struct chat_storage;
 
 struct chat_request {
     struct codec_body body;
     struct gen_params params;
-    struct l4_chat chat;          /* points into the body and into storage */
+    struct l4_chat chat;      /* points into the body and into storage */
+    struct tool_names *tools; /* names of chat's tools, NULL where the chat has none; owned */
+    enum chat_tool_choice tool_choice;
+    const char *only_tool;        /* REQUIRED: the one that must be called; NULL = any.  Borrowed */
+    bool parallel_tool_calls;     /* false: one call at most */
     struct chat_storage *storage; /* owned */
 };
 
@@ -20,7 +33,7 @@ int chat_decode(const char *text, size_t len_bytes, const struct codec_limits *l
                 struct codec_err *err) L4_MUST_CHECK;
 void chat_request_free(struct chat_request *request);
 
-enum chat_delta { CHAT_DELTA_ROLE, CHAT_DELTA_TEXT, CHAT_DELTA_FINISH };
+enum chat_delta { CHAT_DELTA_ROLE, CHAT_DELTA_TEXT, CHAT_DELTA_CALL, CHAT_DELTA_FINISH };
 /* A stream's chunk.  usage_null: the stream ends with usage, the other chunks say "usage":null. */
 void chat_put_chunk(struct l4_buf *out, const struct answer_head *head, enum chat_delta delta,
                     const struct answer_choice *choice, bool usage_null);

@@ -25,8 +25,11 @@ struct candidate {
     struct l4_buf text;           /* whole answers: all of it; streams: what the next chunk brings */
     struct logprob_list logprobs; /* likewise */
     struct logprob_track track;   /* where log-probabilities are wanted */
-    bool in_prompt;               /* log-probabilities of the prompt come first ... */
-    bool hides_first;             /* ... the first of them of a token without text */
+    struct tool_calls *tools;     /* takes the calls out of the text; NULL where there are none to expect */
+    struct answer_calls calls;
+    size_t n_whole_calls;
+    bool in_prompt;   /* log-probabilities of the prompt come first ... */
+    bool hides_first; /* ... the first of them of a token without text */
     int64_t prompt_chars;
     const char *finish_reason;
     double logprob_sum;
@@ -107,11 +110,14 @@ static void generation_free(struct generation *gen) {
     for (size_t i = 0; i < gen->n_candidates; i++) {
         struct candidate *c = &gen->candidates[i];
         l4_buf_free(&c->text);
+        tool_calls_close(c->tools);
+        answer_calls_free(&c->calls);
         logprob_list_free(&c->logprobs);
         logprob_track_free(&c->track);
     }
     free(gen->candidates);
     free_input(gen);
+    tool_names_close(gen->input.tools);
     answer_head_free(&gen->head);
     l4_buf_free(&gen->out);
     free(gen);
@@ -148,6 +154,8 @@ static struct answer_choice choice_of(const struct candidate *c) {
     return (struct answer_choice){
         .index = c->index,
         .text = {c->text.data ? c->text.data : "", c->text.len},
+        .calls = c->calls.list,
+        .n_calls = c->calls.n,
         .logprobs = c->gen->input.params.logprobs ? &c->logprobs : NULL,
         .finish_reason = c->finish_reason,
     };
@@ -159,11 +167,17 @@ static void put_chunk(struct generation *gen, generation_put_chunk *put, const s
     sse_close(&gen->out);
 }
 
+/* Something of the candidate's answer was lost for want of memory. */
+static bool has_failed(const struct candidate *c) {
+    return c->text.failed || c->track.failed || logprob_list_failed(&c->logprobs) || answer_calls_failed(&c->calls) ||
+           (c->tools && tool_calls_failed(c->tools));
+}
+
 /* What a candidate has to show since its last chunk. */
 static void put_pending(struct candidate *c) {
     struct generation *gen = c->gen;
     bool has_logprobs = !logprob_list_is_empty(&c->logprobs);
-    gen->out.failed |= c->text.failed || c->track.failed || logprob_list_failed(&c->logprobs);
+    gen->out.failed |= has_failed(c);
     if (c->text.len == 0 && !has_logprobs)
         return;
     struct answer_choice choice = choice_of(c);
@@ -224,7 +238,7 @@ static void reply_whole(struct generation *gen) {
             qsort(&gen->candidates[first], best_of, sizeof *gen->candidates, compare_candidates);
         for (size_t k = 0; k < n; k++) {
             struct candidate *c = &gen->candidates[first + k];
-            gen->out.failed |= c->text.failed || c->track.failed || logprob_list_failed(&c->logprobs);
+            gen->out.failed |= has_failed(c);
             c->index = (int)n_choices;
             choices[n_choices++] = choice_of(c);
         }
@@ -250,6 +264,56 @@ static void end_prompt(struct candidate *c) {
     c->in_prompt = false;
 }
 
+static void put_call(struct candidate *c, const struct answer_call *call, size_t index, bool begins) {
+    struct answer_choice choice = {.index = c->index, .calls = call, .n_calls = 1, .call = index};
+    choice.begins_call = begins;
+    put_chunk(c->gen, c->gen->format->put_call, &choice);
+}
+
+/* What comes out of the text that a candidate's tool_calls was fed. */
+static void on_tool_event(void *user, const struct tool_event *event) {
+    struct candidate *c = user;
+    bool is_stream = c->gen->input.params.stream;
+    struct answer_call *call = c->calls.n > 0 ? &c->calls.list[c->calls.n - 1] : NULL;
+    switch (event->type) {
+    case TOOL_CALL_BROKEN:
+        if (!is_stream) /* a stream's client has seen it begin; its arguments stay incomplete */
+            answer_calls_drop_last(&c->calls);
+        /* fall through */
+    case TOOL_CONTENT:
+        l4_buf_append(&c->text, event->text.data, event->text.len_bytes);
+        break;
+    case TOOL_CALL_BEGIN:
+        call = answer_calls_add(&c->calls, event->text);
+        if (call && is_stream) {
+            put_pending(c);
+            put_call(c, call, event->call, true);
+        }
+        break;
+    case TOOL_CALL_ARGUMENTS:
+        if (!call)
+            break;
+        l4_buf_append(&call->arguments, event->text.data, event->text.len_bytes);
+        if (is_stream) {
+            put_call(c, call, event->call, false);
+            l4_buf_clear(&call->arguments);
+        }
+        break;
+    case TOOL_CALL_END:
+        c->n_whole_calls++;
+        break;
+    case TOOL_MARKUP:
+        break;
+    }
+}
+
+static void take_text(struct candidate *c, const struct l4_event *event) {
+    if (c->tools)
+        tool_calls_feed(c->tools, event->text, event->text_bytes);
+    else
+        l4_buf_append(&c->text, event->text, event->text_bytes);
+}
+
 static void measure_token(struct candidate *c) {
     uint64_t now_ns = uv_hrtime(), since_ns = c->n_tokens == 0 ? c->gen->start_ns : c->token_ns;
     metrics_observe(c->gen->server->metrics,
@@ -267,7 +331,7 @@ static void take_token(struct candidate *c, const struct l4_event *event) {
     c->n_tokens++;
     if (logprobs && !event->is_stop_token)
         logprob_track_token(&c->track, event);
-    l4_buf_append(&c->text, event->text, event->text_bytes);
+    take_text(c, event);
     if (logprobs)
         logprob_track_release(&c->track, event->text_bytes, &c->logprobs);
 }
@@ -275,12 +339,14 @@ static void take_token(struct candidate *c, const struct l4_event *event) {
 static void take_end(struct candidate *c, const struct l4_event *event) {
     struct generation *gen = c->gen;
     end_prompt(c);
-    l4_buf_append(&c->text, event->text, event->text_bytes);
+    take_text(c, event);
+    if (c->tools)
+        tool_calls_finish(c->tools);
     if (gen->input.params.logprobs) {
         logprob_track_release(&c->track, event->text_bytes, &c->logprobs);
         logprob_track_finish(&c->track, event->stop_index >= 0, &c->logprobs);
     }
-    c->finish_reason = event->finish == L4_FINISH_LENGTH ? "length" : "stop";
+    c->finish_reason = event->finish == L4_FINISH_LENGTH ? "length" : c->n_whole_calls > 0 ? "tool_calls" : "stop";
     metrics_observe(gen->server->metrics, METRICS_queue_wait_seconds, event->queue_s);
     metrics_cached_tokens(gen->server->metrics, event->n_cached);
     c->running = false;
@@ -390,8 +456,8 @@ static int64_t count_chars(const char *text, size_t len_bytes) {
     return n;
 }
 
-/* Candidate k of prompt p before it is submitted. */
-static void init_candidate(struct generation *gen, size_t p, size_t k) {
+/* Candidate k of prompt p before it is submitted.  False: out of memory. */
+static bool init_candidate(struct generation *gen, size_t p, size_t k) {
     const struct gen_params *params = &gen->input.params;
     const struct generation_prompt *prompt = &gen->input.prompts[p];
     struct candidate *c = &gen->candidates[gen->n_candidates++];
@@ -408,6 +474,9 @@ static void init_candidate(struct generation *gen, size_t p, size_t k) {
         if (!c->in_prompt)
             logprob_track_begin_answer(&c->track, c->prompt_chars);
     }
+    if (gen->input.tools)
+        c->tools = tool_calls_open(gen->input.tools, gen->input.max_calls, on_tool_event, c);
+    return !gen->input.tools || c->tools;
 }
 
 static int submit(struct candidate *c, const struct generation_prompt *prompt, size_t k, struct l4_err *err) {
@@ -447,7 +516,8 @@ static int submit_all(struct generation *gen, struct l4_err *err) {
         return l4_err_set(err, L4_E_NOMEM, "out of memory for %zu choices", gen->input.n_prompts * best_of);
     for (size_t p = 0; p < gen->input.n_prompts; p++)
         for (size_t k = 0; k < best_of; k++) {
-            init_candidate(gen, p, k);
+            if (!init_candidate(gen, p, k))
+                return l4_err_set(err, L4_E_NOMEM, "out of memory for %zu choices", gen->input.n_prompts * best_of);
             int rc = submit(&gen->candidates[gen->n_candidates - 1], &gen->input.prompts[p], k, err);
             if (rc)
                 return rc;

@@ -9,6 +9,7 @@
 #include "server/codec_answer.h"
 #include "server/codec_params.h"
 #include "server/server.h"
+#include "server/tool_calls.h"
 
 struct generation_prompt {
     struct l4_tokens tokens;
@@ -28,6 +29,8 @@ struct generation_input {
     struct gen_params params; /* borrows from request */
     struct generation_prompt *prompts;
     size_t n_prompts;
+    struct tool_names *tools; /* calls of these are taken out of the answer's text; owned; NULL = none are */
+    size_t max_calls;         /* in one choice; 0 = any number */
 };
 
 /* One chunk of a stream; usage_null: see codec_chat.h. */
@@ -45,6 +48,7 @@ struct generation_format {
     void (*free_request)(void *request); /* NULL is allowed */
 
     generation_put_chunk *put_begin, *put_text, *put_finish; /* begin may be NULL */
+    generation_put_chunk *put_call;                          /* a piece of a tool call; NULL without input.tools */
     void (*put_whole)(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choices,
                       size_t n_choices, const struct answer_usage *usage);
 };

@@ -80,13 +80,18 @@ static void test_tools_are_the_clients_own_text(void **state) {
     decode_ok("{" HELLO ",\"tools\":[ " TOOL " ,{\"function\":{\"name\":\"g\"},\"type\":\"function\"}]}");
     assert_int_equal(request.chat.n_tools, 2);
     assert_text(request.chat.tools_json[0], TOOL);
+    assert_true(tool_names_has(request.tools, (struct l4_text){"f", 1}));
     assert_text(request.chat.tools_json[1], "{\"function\":{\"name\":\"g\"},\"type\":\"function\"}");
     chat_request_free(&request);
-    decode_ok("{\"tools\":[" TOOL "],\"tool_choice\":\"none\",\"parallel_tool_calls\":true," HELLO "}");
+    decode_ok("{\"tools\":[" TOOL "],\"tool_choice\":\"none\",\"parallel_tool_calls\":false," HELLO "}");
     assert_int_equal(request.chat.n_tools, 0);
+    assert_null(request.tools);
+    assert_false(request.parallel_tool_calls);
     chat_request_free(&request);
     decode_ok("{\"tools\":[" TOOL "],\"tool_choice\":\"auto\"," HELLO "}");
     assert_int_equal(request.chat.n_tools, 1);
+    assert_non_null(request.tools);
+    assert_true(request.parallel_tool_calls);
     chat_request_free(&request);
     decode_ok("{\"tools\":[]," HELLO "}");
     assert_int_equal(request.chat.n_tools, 0);
@@ -289,12 +294,73 @@ static void test_answers(void **state) {
     answer_head_free(&head);
 }
 
+static void test_answers_with_calls(void **state) {
+    (void)state;
+    struct answer_calls calls = {0};
+    struct answer_head head;
+    struct answer_usage usage = {0};
+    struct l4_buf out = {0};
+    struct answer_call *call = answer_calls_add(&calls, (struct l4_text){"f", 1});
+    assert_non_null(call);
+    char id[32];
+    memcpy(id, call->id, sizeof id);
+    assert_int_equal(strlen(id), 5 + 24);
+    answer_head_init(&head, "chatcmpl-1", "chat.completion.chunk", 5, "demo", "fp_1");
+    struct answer_choice choice = {.index = 2, .calls = call, .n_calls = 1, .call = 3, .begins_call = true};
+    chat_put_chunk(&out, &head, CHAT_DELTA_CALL, &choice, false);
+    char want[512];
+    snprintf(want, sizeof want,
+             HEAD "\"delta\":{\"tool_calls\":[{\"index\":3,\"id\":\"%s\",\"type\":\"function\",\"function\":"
+                  "{\"name\":\"f\",\"arguments\":\"\"}}]},\"logprobs\":null,\"finish_reason\":null}]}",
+             id);
+    assert_string_equal(out.data, want);
+    l4_buf_clear(&out);
+    l4_buf_puts(&call->arguments, "{\"a\": 1}");
+    choice.begins_call = false;
+    chat_put_chunk(&out, &head, CHAT_DELTA_CALL, &choice, false);
+    assert_string_equal(out.data, HEAD "\"delta\":{\"tool_calls\":[{\"index\":3,\"function\":{\"arguments\":"
+                                       "\"{\\\"a\\\": 1}\"}}]},\"logprobs\":null,\"finish_reason\":null}]}");
+    l4_buf_clear(&out);
+    assert_non_null(answer_calls_add(&calls, (struct l4_text){"g", 1}));
+    assert_true(strcmp(calls.list[0].id, calls.list[1].id) != 0);
+    assert_non_null(answer_calls_add(&calls, (struct l4_text){"broken", 6}));
+    answer_calls_drop_last(&calls);
+    choice = (struct answer_choice){.index = 2, .text = {"", 0}, .finish_reason = "tool_calls"};
+    choice.calls = calls.list;
+    choice.n_calls = calls.n;
+    chat_put_whole(&out, &head, &choice, 1, &usage);
+    snprintf(want, sizeof want,
+             HEAD
+             "\"message\":{\"role\":\"assistant\",\"content\":null,\"refusal\":null,\"tool_calls\":[{\"id\":\"%s\","
+             "\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\": 1}\"}},{\"id\":\"",
+             id);
+    assert_memory_equal(out.data, want, strlen(want));
+    assert_non_null(strstr(out.data, "{\"name\":\"g\",\"arguments\":\"\"}}]},\"logprobs\":null,"
+                                     "\"finish_reason\":\"tool_calls\"}]"));
+    l4_buf_free(&out);
+    answer_head_free(&head);
+    FAILMALLOC_EACH(n) {
+        struct answer_calls some = {0};
+        for (int i = 0; i < 3; i++)
+            if ((call = answer_calls_add(&some, (struct l4_text){"f", 1})))
+                l4_buf_puts(&call->arguments, "{}");
+        assert_true(failmalloc_disarm() == answer_calls_failed(&some));
+        answer_calls_free(&some);
+    }
+    answer_calls_free(&calls);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_a_request_leaves_out),      cmocka_unit_test(test_messages),
-        cmocka_unit_test(test_tools_are_the_clients_own_text), cmocka_unit_test(test_own_fields),
-        cmocka_unit_test(test_bad_fields_are_named),           cmocka_unit_test(test_bad_messages_are_named),
-        cmocka_unit_test(test_every_allocation_may_fail),      cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_what_a_request_leaves_out),
+        cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_tools_are_the_clients_own_text),
+        cmocka_unit_test(test_own_fields),
+        cmocka_unit_test(test_bad_fields_are_named),
+        cmocka_unit_test(test_bad_messages_are_named),
+        cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_answers_with_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
