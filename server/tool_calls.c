@@ -245,9 +245,9 @@ static bool end_key(struct tool_calls *p) {
 
 static bool step_dict(struct tool_calls *p, char c) {
     enum tool_value_result result = tool_value_step(&p->value, c, &p->arguments);
+    /* The last brace comes with the end of the call: arguments of one that breaks are not whole. */
     if (result == TOOL_VALUE_DONE && p->arguments.len > 0)
-        p->arguments
-            .len--; /* the last brace comes with the end of the call: arguments of one that breaks are not whole */
+        p->arguments.len--;
     return result == TOOL_VALUE_MORE || (result == TOOL_VALUE_DONE && go(p, OBJECT_NEXT));
 }
 
