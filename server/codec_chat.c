@@ -251,6 +251,31 @@ static int decode_named_choice(struct chat_request *request, const cJSON *choice
     return 0;
 }
 
+/* Decoding is held to calls of the tools, in Llama 4's JSON form. */
+static int force_call(struct chat_request *request, struct codec_err *err) {
+    const struct l4_chat *chat = &request->chat;
+    struct l4_buf gbnf = {0};
+    struct l4_err why;
+    if (request->params.grammar)
+        return codec_fail(
+            err, "tool_choice",
+            "a 'tool_choice' that forces a call excludes 'grammar' and a 'response_format' other than text");
+    int rc = l4_grammar_from_tools(chat->tools_json, chat->n_tools, request->only_tool, request->parallel_tool_calls,
+                                   &gbnf, &why);
+    if (rc == 0)
+        rc = l4_grammar_open(&request->params.grammar, gbnf.data, gbnf.len, &why);
+    l4_buf_free(&gbnf);
+    if (rc == 0)
+        return 0;
+    if (why.code == L4_E_NOMEM)
+        return codec_no_memory(err);
+    char param[sizeof err->param]; /* "tools[0].function.parameters: ..." */
+    bool has_place = strncmp(why.message, "tools[", 6) == 0;
+    snprintf(param, sizeof param, "%.*s", has_place ? (int)strcspn(why.message, ":") : 0, why.message);
+    return codec_fail(err, has_place ? param : "tools", "'tool_choice' forces a call, but not of these tools: %.300s",
+                      why.message);
+}
+
 static int decode_tool_choice(struct chat_request *request, struct codec_err *err) {
     static const char *const names[] = {"auto", "none", "required"}; /* in enum chat_tool_choice's order */
     const cJSON *root = request->body.root, *choice = codec_get(root, "tool_choice");
@@ -276,8 +301,7 @@ static int decode_tool_choice(struct chat_request *request, struct codec_err *er
     if (request->tool_choice == CHAT_TOOLS_REQUIRED && !request->tools)
         return codec_fail(err, "tool_choice", "'tool_choice' forces a call, but there are no 'tools'");
     if (request->tool_choice == CHAT_TOOLS_REQUIRED)
-        return codec_fail(err, "tool_choice",
-                          "'tool_choice' must be 'none' or 'auto': a call cannot be forced on this server");
+        return force_call(request, err);
     if (request->tool_choice == CHAT_TOOLS_NONE) { /* the model is not told of them, and its answer is text */
         tool_names_close(request->tools);
         request->tools = NULL;

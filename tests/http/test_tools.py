@@ -171,6 +171,34 @@ def test_logprobs_of_calls(demo):
     assert [t for c in chunks for choice in c["choices"] if choice["logprobs"] for t in choice["logprobs"]["content"]] == tokens
 
 
+# ---- calls that are forced
+
+def choice_of(name):
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("temperature", [0, 1.5])
+@pytest.mark.parametrize("choice", ["required", choice_of("get_weather"), choice_of("add")], ids=str)
+def test_a_forced_call_obeys_the_schema(demo, choice, temperature, stream):
+    """Of the asked tool, with arguments of its types, whatever the question and the temperature."""
+    types = {"get_weather": {"city": str}, "get_time": {"city": str}, "add": {"a": int, "b": int}}
+    for seed, text in enumerate(["Tell me a story about a lamb named Ben.", "What is the capital of France?"]):
+        content, [(name, arguments)], finish = ask(
+            demo, stream, messages=user(text), tools=TOOLS, tool_choice=choice, temperature=temperature, seed=seed,
+            parallel_tool_calls=False)
+        assert (content, finish) == ("", "tool_calls")
+        assert name in types and (choice == "required" or name == choice["function"]["name"])
+        assert {key: type(value) for key, value in json.loads(arguments).items()} == types[name]
+
+
+def test_several_forced_calls(demo):
+    content, calls, finish = ask(demo, False, messages=user("Add 45 and 95."), tools=TOOLS, tool_choice="required",
+                                 temperature=0)
+    assert (content, finish) == ("", "tool_calls")
+    assert calls[0] == ("add", '{"a": 45, "b": 95}')
+
+
 # ---- what models say, said by the fake engine
 
 @pytest.fixture(scope="module")
@@ -247,10 +275,6 @@ def test_usage_of_a_stream_with_calls(say):
 
 # ---- refusals
 
-def choice_of(name):
-    return {"type": "function", "function": {"name": name}}
-
-
 @pytest.mark.parametrize("fields, param", [
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": "required", "tools": []}, "tool_choice"),
@@ -265,6 +289,9 @@ def choice_of(name):
     ({"tool_choice": {}, "tools": TOOLS}, "tool_choice.type"),
     ({"tool_choice": [], "tools": TOOLS}, "tool_choice"),
     ({"tool_choice": "Auto", "tools": TOOLS}, "tool_choice"),
+    ({"tool_choice": "required", "tools": TOOLS, "grammar": 'root ::= "x"'}, "tool_choice"),
+    ({"tool_choice": "required", "tools": TOOLS, "response_format": {"type": "json_object"}}, "tool_choice"),
+    ({"tool_choice": "required", "tools": TOOLS + [tool("odd", x={"not": {}})]}, "tools[3]"),
     ({"parallel_tool_calls": "no", "tools": TOOLS}, "parallel_tool_calls"),
     ({"tools": TOOLS + TOOLS[:1]}, "tools[3].function.name"),
     ({"tools": [tool("a b")]}, "tools[0].function.name"),

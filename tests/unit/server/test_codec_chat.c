@@ -93,6 +93,14 @@ static void test_tools_are_the_clients_own_text(void **state) {
     assert_non_null(request.tools);
     assert_true(request.parallel_tool_calls);
     chat_request_free(&request);
+    decode_ok("{\"tools\":[" TOOL "],\"tool_choice\":\"required\"," HELLO "}");
+    assert_non_null(request.params.grammar);
+    assert_null(request.only_tool);
+    chat_request_free(&request);
+    decode_ok("{\"tools\":[" TOOL "],\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}," HELLO "}");
+    assert_non_null(request.params.grammar);
+    assert_string_equal(request.only_tool, "f");
+    chat_request_free(&request);
     decode_ok("{\"tools\":[]," HELLO "}");
     assert_int_equal(request.chat.n_tools, 0);
     chat_request_free(&request);
@@ -242,7 +250,7 @@ static void test_every_allocation_may_fail(void **state) {
     (void)state;
     const char *text = "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]},"
                        "{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{}}}]}],"
-                       "\"tools\":[" TOOL "],\"logit_bias\":{\"5\":1}}";
+                       "\"tools\":[" TOOL "],\"tool_choice\":\"required\",\"logit_bias\":{\"5\":1}}";
     int n_failed = 0;
     FAILMALLOC_EACH(n) {
         int rc = decode(text);
