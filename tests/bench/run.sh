@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 BUILD=${BUILD:-build} MODEL=${MODEL:-tests/models/demo}
 
 echo "== kernels: own beside OpenBLAS"
-"$BUILD/bench/kernels"
+"$BUILD/tests/kernels/test_kernels" --bench
 
 echo "== llama4d bench on a generated file"
 generated=$BUILD/bench/model.gguf

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/kernels/gemm.h"
+#include "tests/kernels/bench_kernels.h"
 #include "tests/kernels/check.h"
 
 static float element(enum dtype type, const void *data, int64_t i) {
@@ -40,8 +41,6 @@ static struct matrix random_matrix(enum dtype type, enum matrix_layout layout, i
 static float weight(const struct matrix *w, int64_t j, int64_t k) {
     return element(w->type, w->data, w->layout == MATRIX_OUT_IN ? j * w->stride + k : k * w->stride + j);
 }
-
-static const char *const LAYOUTS[] = {"out_in", "in_out"};
 
 static bool quick;
 
@@ -523,9 +522,11 @@ static void test_registry(void) {
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0)
+        return bench_kernels(argc - 2, argv + 2);
     quick = argc > 1 && strcmp(argv[1], "--quick") == 0;
     if (argc > 2 || (argc == 2 && !quick)) {
-        printf("usage: test_kernels [--quick]\n");
+        printf("usage: test_kernels [--quick | --bench [OPTIONS]]\n");
         return 2;
     }
     scratch = allocate(GEMM_SCRATCH_BYTES, 1);

@@ -1,8 +1,13 @@
 /* Matrix products of the sizes of a Scout layer: every kernel variant and OpenBLAS through gemm_run, and for f32 one
  * plain call of OpenBLAS with its own threads.  The candidates of a line take turns; a figure is the median of its
- * turns. kernels [--threads N] [--rounds N] [--rows N] [--n N] [--k N] [--type f32|f16|bf16] [--layout out_in|in_out]
- * [--all] */
+ * turns.  test_kernels --bench [--threads N] [--rounds N] [--rows N] [--n N] [--k N] [--type f32|f16|bf16]
+ * [--layout out_in|in_out] [--all] [--cpu] */
+#ifndef TESTS_KERNELS_BENCH_KERNELS_H
+#define TESTS_KERNELS_BENCH_KERNELS_H
+
+#ifndef L4_NO_OPENBLAS
 #include <cblas.h>
+#endif
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +16,7 @@
 
 #include "core/base/cpus.h"
 #include "core/kernels/gemm.h"
+#include "tests/kernels/check.h"
 
 enum { MAX_ROUNDS = 101, MAX_CANDIDATES = 8 };
 
@@ -39,15 +45,6 @@ static double median(const double *values, int n) {
     return sorted[n / 2];
 }
 
-static void *allocate(size_t bytes) {
-    void *p = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
-    if (!p) {
-        fprintf(stderr, "out of memory\n");
-        exit(2);
-    }
-    return p;
-}
-
 /* ---- candidates ---- */
 enum kind { RUN_OWN, RUN_OPENBLAS, RUN_PLAIN_SGEMM };
 struct candidate {
@@ -68,6 +65,7 @@ static double run(const struct candidate *candidate, struct pool *pool, const st
             exit(1);
         return now_s() - start;
     }
+#ifndef L4_NO_OPENBLAS
     openblas_set_num_threads(pool_n_threads(pool));
     const bool out_in = task->w.layout == MATRIX_OUT_IN;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, out_in ? CblasTrans : CblasNoTrans, (blasint)task->m, (blasint)task->w.n,
@@ -77,6 +75,9 @@ static double run(const struct candidate *candidate, struct pool *pool, const st
     openblas_set_num_threads(1);
     nanosleep(&(struct timespec){0, 40000000}, NULL); /* its threads spin for a while: not at the next one's cost */
     return seconds;
+#else
+    return INFINITY;
+#endif
 }
 
 /* ---- the memory limit ---- */
@@ -157,7 +158,7 @@ static void bench(struct pool *pool, enum dtype type, enum matrix_layout layout,
 }
 
 static bool parse(int argc, char **argv) {
-    for (int i = 1; i < argc; i++) {
+    for (int i = 0; i < argc; i++) {
         const char *name = argv[i];
         if (strcmp(name, "--all") == 0) {
             options.all = true;
@@ -190,12 +191,14 @@ static bool parse(int argc, char **argv) {
     return true;
 }
 
-int main(int argc, char **argv) {
+/* argv: the options.  Returns the program's exit status. */
+static int bench_kernels(int argc, char **argv) {
     struct l4_err err;
     struct pool *pool;
     if (!parse(argc, argv)) {
-        fprintf(stderr, "usage: kernels [--threads N] [--rounds N] [--rows N] [--n N] [--k N] [--type NAME] "
-                        "[--layout NAME] [--all] [--cpu]\n");
+        fprintf(stderr,
+                "usage: test_kernels --bench [--threads N] [--rounds N] [--rows N] [--n N] [--k N] [--type NAME] "
+                "[--layout NAME] [--all] [--cpu]\n");
         return 2;
     }
     if (options.threads < 1)
@@ -209,10 +212,10 @@ int main(int argc, char **argv) {
     const int64_t most_m = options.rows > 2048 ? options.rows : 2048;
     size_t weight_bytes = (size_t)(most_n * most_k) * sizeof(float);
     weight_bytes = weight_bytes < READ_BYTES ? READ_BYTES : weight_bytes;
-    uint16_t *weights = allocate(weight_bytes);
+    uint16_t *weights = allocate((int64_t)weight_bytes, 1);
     for (size_t i = 0; i < weight_bytes / 2; i++) /* about 1/64 .. 1/32 in each type */
         weights[i] = (uint16_t)(0x3c00 + (i * 40503 >> 8) % 128);
-    float *x = allocate((size_t)(most_m * most_k) * sizeof *x), *y = allocate((size_t)(most_m * most_n) * sizeof *y);
+    float *x = allocate(most_m * most_k, sizeof *x), *y = allocate(most_m * most_n, sizeof *y);
     for (int64_t i = 0; i < most_m * most_k; i++)
         x[i] = (float)(i * 7919 % 1024) / 1024 - 0.5f;
 
@@ -234,3 +237,5 @@ int main(int argc, char **argv) {
     pool_close(pool);
     return 0;
 }
+
+#endif
