@@ -63,9 +63,9 @@ struct request {
     struct l4_grammar *grammar;      /* a reference; NULL = any text */
     struct grammar_matcher *matcher; /* where the answer is in it; NULL before the first token.  Stays when the request
                                         is set back: what was generated is not generated again */
-    int64_t n_prompt_computed; /* high-water mark, what was cached included: recomputation is not counted again */
-    int64_t n_cached;          /* of these, what others had computed */
-    int64_t n_prompt_events;   /* L4_EVENT_PROMPT events that have gone out */
+    int64_t n_prompt_computed;       /* high-water mark, what was cached included: recomputation is not counted again */
+    int64_t n_cached;                /* of these, what others had computed */
+    int64_t n_prompt_events;         /* L4_EVENT_PROMPT events that have gone out */
 
     double submitted_s, admitted_s, first_token_s; /* negative = not yet */
     struct l4_event *last;                         /* allocated up front: the end of a request needs no memory */

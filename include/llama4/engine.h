@@ -154,8 +154,8 @@ struct l4_request {
     /* The answer's text is one that it derives, unless it is cut (max_tokens, stop); NULL = any text.  End tokens and
      * stop_ids come only where it may end.  The engine takes a reference. */
     struct l4_grammar *grammar;
-    const char *log_id;   /* for log lines; copied, cut at 63 bytes */
-    void *user;           /* comes back in every event */
+    const char *log_id; /* for log lines; copied, cut at 63 bytes */
+    void *user;         /* comes back in every event */
 };
 
 /* l4_engine_submit - queue a request.  Any thread; never blocks on the model.

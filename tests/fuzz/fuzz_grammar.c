@@ -12,7 +12,7 @@ static char bytes[256];
 static const char *token_text(const void *ctx, int32_t id, size_t *len_bytes) {
     (void)ctx;
     *len_bytes = id < 256 ? 1 : (size_t)(id - 254);
-    return id < 256 ? bytes + id : bytes + 'a';
+    return id < 256 ? &bytes[id] : &bytes['a'];
 }
 
 static void require(int ok) {
