@@ -91,7 +91,8 @@ static void describe(const struct l4_grammar *grammar, struct grammar_charset *s
 int grammar_charset_add(struct l4_grammar *grammar, struct grammar_range *ranges, size_t n, bool negated,
                         uint32_t *charset, struct l4_err *err) {
     size_t first = grammar->n_ranges;
-    qsort(ranges, n, sizeof *ranges, compare_ranges);
+    if (n > 1)
+        qsort(ranges, n, sizeof *ranges, compare_ranges);
     if (!put_ranges(grammar, ranges, n, negated) || !checked_grow((void **)&grammar->charsets, &grammar->cap_charsets,
                                                                   grammar->n_charsets + 1, sizeof *grammar->charsets))
         return l4_err_set(err, L4_E_NOMEM, "no memory for a grammar");
