@@ -97,14 +97,16 @@ def test_cut(demo):
 
 def test_same_beside_others(start):
     """Seeds give the same answers alone and among others, with prompts cut and requests set back for want of pages."""
-    daemon = start(model="tests/models/demo", real=True, port=0, max_running=6, kv_cache="3M")
-    bodies = [{"prompt": "The cat sat " * (1 + 9 * (i % 3)), "temperature": 1, "seed": i, "max_tokens": 150,
+    daemon = start(model="tests/models/demo", real=True, port=0, max_running=12, kv_cache="1M", max_context=400)
+    bodies = [{"prompt": "The cat sat " * (1 + 9 * (i % 3)), "temperature": 1, "seed": i, "max_tokens": 250,
                "response_format": schema_format([PERSON, TREE, {"type": "array", "minItems": 20}][i % 3])}
               for i in range(12)]
     alone = [whole(daemon, COMPLETIONS, **body)["choices"][0]["text"] for body in bodies]
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         together = list(pool.map(lambda b: whole(daemon, COMPLETIONS, **b)["choices"][0]["text"], bodies))
     assert together == alone
+    set_back = re.search(r"^llama4d_preemptions_total (\d+)$", daemon.get("/metrics").text, re.M)
+    assert int(set_back.group(1)) > 0
 
 
 # ---- random schemas ---------------------------------------------------------------------------------------------------
