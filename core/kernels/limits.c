@@ -9,7 +9,7 @@
 #include "core/base/memory.h"
 
 enum {
-    PIECE_BYTES = 1 << 18,
+    PIECE_BYTES = 1 << 20,
     PIECE_ROUNDS = 1 << 14,  /* some 50 microseconds */
     PIECES_PER_THREAD = 200, /* ten milliseconds, and at most half a percent lost at the end */
     LAST_CACHES = 16
@@ -78,7 +78,7 @@ void limits_close(struct limits_meter *meter) {
 typedef uint64_t v8 __attribute__((vector_size(64), may_alias));
 
 static void read_piece(void *ctx, int item, int thread) {
-    enum { N_SUMS = 4, PREFETCH_BYTES = 8192 };
+    enum { N_SUMS = 4, PREFETCH_BYTES = 4096 };
     const struct limits_meter *meter = ctx;
     const v8 *piece = (const v8 *)(const void *)(meter->buffer + (size_t)item * PIECE_BYTES);
     v8 sums[N_SUMS] = {{0}};

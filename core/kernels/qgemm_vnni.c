@@ -20,9 +20,14 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* Two panels (16 registers of weights) times two rows: as many sums as hide the latency of a product, and all fits in
- * the registers. */
-enum { MAX_PANELS = 2, ROWS_AT_ONCE = 2, PREFETCH_BYTES = 2048 };
+/* Two panels (16 registers of weights) times two or four rows: as many sums as hide the latency of a product, and all
+ * fits in the registers. */
+enum { MAX_PANELS = 2, MAX_ROWS_AT_ONCE = 4, PREFETCH_BYTES = 4096 };
+
+/* Q6_K has two sums for each output, Q4_K and Q5_K hold minima as well. */
+ALWAYS_INLINE int rows_at_once(enum dtype type) {
+    return type == DT_Q6_K || packed_has_min(type) ? 2 : MAX_ROWS_AT_ONCE;
+}
 
 struct block {
     __m512i w[PACKED_GROUPS]; /* unsigned: true value + 128 (where the type has no minimum), times a power of two */
@@ -183,7 +188,7 @@ ALWAYS_INLINE __m512i broadcast4(const int8_t *p) {
 ALWAYS_INLINE void block_rows(const int count, const int panels, enum dtype type, const struct block *blocks,
                               const struct qrows_part *part, int b, int64_t r, struct tile *tile) {
     const int8_t *q = part->q + (b * part->rows + r) * QROWS_BLOCK;
-    __m512i low[MAX_PANELS][ROWS_AT_ONCE], high[MAX_PANELS][ROWS_AT_ONCE];
+    __m512i low[MAX_PANELS][MAX_ROWS_AT_ONCE], high[MAX_PANELS][MAX_ROWS_AT_ONCE];
     for (int i = 0; i < count; i++) {
         __m512i start = _mm512_setzero_si512(), start_high = start;
         if (type == DT_Q6_K) {
@@ -218,9 +223,12 @@ ALWAYS_INLINE void block_rows(const int count, const int panels, enum dtype type
 
 ALWAYS_INLINE void block_all_rows(const int panels, enum dtype type, const struct block *blocks,
                                   const struct qrows_part *part, int b, struct tile *tile) {
+    const int most = rows_at_once(type);
     int64_t r = 0;
-    for (; r + ROWS_AT_ONCE <= part->rows; r += ROWS_AT_ONCE)
-        block_rows(ROWS_AT_ONCE, panels, type, blocks, part, b, r, tile);
+    for (; r + most <= part->rows; r += most)
+        block_rows(most, panels, type, blocks, part, b, r, tile);
+    for (; r + 2 <= part->rows; r += 2)
+        block_rows(2, panels, type, blocks, part, b, r, tile);
     for (; r < part->rows; r++)
         block_rows(1, panels, type, blocks, part, b, r, tile);
 }
