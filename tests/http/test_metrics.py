@@ -14,8 +14,9 @@ DEMO = "tests/models/demo"
 SHORT = {"prompt": "a", "max_tokens": 5}
 HISTOGRAMS = ["queue_wait_seconds", "time_to_first_token_seconds", "inter_token_seconds", "loop_lag_seconds"]
 COUNTERS = ["prompt_tokens", "generated_tokens", "cached_prompt_tokens", "steps", "preemptions", "http_requests",
-            "experts_layers", "expert_tokens"]
-GAUGES = ["build_info", "model_info", "threads", "sequences_running", "sequences_waiting", "kv_pages", "kv_pages_used"]
+            "experts_layers", "expert_tokens", "prefix_cache_lookups", "prefix_cache_hits", "prefix_cache_evicted_pages"]
+GAUGES = ["build_info", "model_info", "threads", "sequences_running", "sequences_waiting", "kv_pages", "kv_pages_used",
+          "kv_pages_cached"]
 
 
 class Metrics:
@@ -108,6 +109,17 @@ def test_tokens_and_times(start):
     assert after.get("sequences_running") == after.get("sequences_waiting") == after.get("kv_pages_used") == 0
     assert after.get("kv_pages") > 0 and after.get("steps_total") >= 21
     assert after.get("http_requests_total", method="GET", route="/metrics", status="200") == 1
+
+
+def test_prefix_cache(start):
+    """The same long prompt twice: the second one hits, and its cached tokens are those of its usage."""
+    daemon = start(model=DEMO, real=True)
+    body = {"prompt": "Once upon a time there was a cat. " * 20, "max_tokens": 1}
+    cached = [daemon.post(PATH, body).json()["usage"]["prompt_tokens_details"]["cached_tokens"] for _ in range(2)]
+    metrics = Metrics(daemon)
+    assert cached[0] == 0 < cached[1] == metrics.get("cached_prompt_tokens_total")
+    assert metrics.get("prefix_cache_lookups_total") == 2 and metrics.get("prefix_cache_hits_total") == 1
+    assert metrics.get("kv_pages_cached") > 0 == metrics.get("prefix_cache_evicted_pages_total")
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager", "batched_mm", "grouped_mm"])
