@@ -12,7 +12,7 @@ enum {
     PIECE_BYTES = 1 << 20,
     PIECE_ROUNDS = 1 << 14,  /* some 50 microseconds */
     PIECES_PER_THREAD = 200, /* ten milliseconds, and at most half a percent lost at the end */
-    LAST_CACHES = 16
+    LAST_CACHES = 8
 };
 
 struct limits_meter {
@@ -29,13 +29,13 @@ static double now_s(void) {
 }
 
 static size_t buffer_bytes(void) {
-    const int64_t least = (int64_t)512 << 20, most = (int64_t)4 << 30;
+    const int64_t least = (int64_t)256 << 20, most = (int64_t)4 << 30;
     struct memory_limits memory;
     memory_limits_read(&memory, "");
     int64_t bytes = LAST_CACHES * (int64_t)sysconf(_SC_LEVEL3_CACHE_SIZE);
     bytes = bytes < least ? least : bytes > most ? most : bytes;
     int64_t available = memory.available_bytes < memory.cgroup_bytes ? memory.available_bytes : memory.cgroup_bytes;
-    bytes = bytes > available / 4 ? available / 4 : bytes;
+    bytes = bytes > available / 16 ? available / 16 : bytes;
     return bytes < PIECE_BYTES ? PIECE_BYTES : (size_t)bytes / PIECE_BYTES * PIECE_BYTES;
 }
 
