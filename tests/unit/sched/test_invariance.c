@@ -26,17 +26,11 @@
 
 #include "core/format/safetensors.h"
 #include "llama4/quantize.h"
+#include "tests/lib/sanitized.h"
 #include "tests/lib/session.h"
 #include "tests/lib/tempdir.h"
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#endif
-#ifdef SANITIZED
+#if SANITIZED
 enum { N_REQUESTS = 16, MAX_PROMPT = 70, MAX_ANSWER = 20, WHOLE = 0 };
 #else
 enum { N_REQUESTS = 64, MAX_PROMPT = 160, MAX_ANSWER = 40, WHOLE = 1 };
