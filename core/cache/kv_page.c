@@ -38,7 +38,7 @@ int kv_type_find(enum dtype *type, const char *name, struct l4_err *err) {
 }
 
 static int64_t n_blocks(const struct kv_layout *layout) {
-    return (layout->head_dim + BLOCK - 1) / BLOCK;
+    return ((int64_t)layout->head_dim + BLOCK - 1) / BLOCK;
 }
 
 static size_t quants_bytes(const struct kv_layout *layout) {
