@@ -54,6 +54,22 @@ int file_read(int fd, const char *path, uint64_t offset, size_t n_bytes, char **
     return 0;
 }
 
+int file_read_whole(const char *path, size_t max_bytes, char **text, size_t *len_bytes, struct l4_err *err) {
+    int fd;
+    uint64_t size_bytes;
+    int rc = file_open(path, &fd, &size_bytes, err);
+    if (rc != 0)
+        return rc;
+    if (size_bytes > max_bytes)
+        rc = l4_err_set(err, L4_E_FORMAT, "%s: %llu bytes long, at most %zu are accepted", path,
+                        (unsigned long long)size_bytes, max_bytes);
+    else
+        rc = file_read(fd, path, 0, (size_t)size_bytes, text, err);
+    close(fd);
+    *len_bytes = (size_t)size_bytes;
+    return rc;
+}
+
 int file_map(struct file_mapping *mapping, int fd, const char *path, uint64_t size_bytes, struct l4_err *err) {
     struct stat st;
     *mapping = (struct file_mapping){0};

@@ -15,6 +15,11 @@ int file_open(const char *path, int *fd, uint64_t *size_bytes, struct l4_err *er
  *   Errors: L4_E_IO (a file that ends early included), L4_E_NOMEM. */
 int file_read(int fd, const char *path, uint64_t offset, size_t n_bytes, char **text, struct l4_err *err) L4_MUST_CHECK;
 
+/* file_read_whole - all of a file of at most max_bytes, as file_read has it; *len_bytes without the NUL.
+ *   Errors: those of file_open and file_read, L4_E_FORMAT (longer; the message gives both lengths). */
+int file_read_whole(const char *path, size_t max_bytes, char **text, size_t *len_bytes,
+                    struct l4_err *err) L4_MUST_CHECK;
+
 /* A file in memory, read-only and shared; all zero is none. */
 struct file_mapping {
     const char *path; /* borrowed */

@@ -56,20 +56,11 @@ int json_parse(cJSON **out, const char *text, size_t len_bytes, const char *what
 }
 
 int json_read_file(cJSON **out, const char *path, size_t max_bytes, struct l4_err *err) {
-    int fd;
-    uint64_t size_bytes;
     char *text = NULL;
-    int rc = file_open(path, &fd, &size_bytes, err);
-    if (rc != 0)
-        return rc;
-    if (size_bytes > max_bytes)
-        rc = l4_err_set(err, L4_E_FORMAT, "%s: %llu bytes long, at most %zu are accepted", path,
-                        (unsigned long long)size_bytes, max_bytes);
-    else
-        rc = file_read(fd, path, 0, (size_t)size_bytes, &text, err);
-    close(fd);
+    size_t len_bytes;
+    int rc = file_read_whole(path, max_bytes, &text, &len_bytes, err);
     if (rc == 0)
-        rc = json_parse(out, text, (size_t)size_bytes, path, err);
+        rc = json_parse(out, text, len_bytes, path, err);
     free(text);
     return rc;
 }

@@ -140,20 +140,11 @@ static int read_settings(cJSON **settings, const char *dir, struct l4_err *err) 
 }
 
 static int write_template_file(const char *path, struct gguf_writer *writer, struct l4_err *err) {
-    int fd;
-    uint64_t size_bytes;
     char *text = NULL;
-    int rc = file_open(path, &fd, &size_bytes, err);
-    if (rc != 0)
-        return rc;
-    if (size_bytes > MAX_TEMPLATE_BYTES)
-        rc = l4_err_set(err, L4_E_FORMAT, "%s: %llu bytes long, at most %d are accepted", path,
-                        (unsigned long long)size_bytes, MAX_TEMPLATE_BYTES);
-    else
-        rc = file_read(fd, path, 0, (size_t)size_bytes, &text, err);
-    close(fd);
+    size_t len_bytes;
+    int rc = file_read_whole(path, MAX_TEMPLATE_BYTES, &text, &len_bytes, err);
     if (rc == 0)
-        gguf_write_string(writer, "tokenizer.chat_template", text, (size_t)size_bytes);
+        gguf_write_string(writer, "tokenizer.chat_template", text, len_bytes);
     free(text);
     return rc;
 }

@@ -87,7 +87,7 @@ static void refuses(bool verify, int code, const char *words) {
 
 static void spoil(off_t at) {
     int fd = open(path, O_RDWR | O_CLOEXEC);
-    unsigned char byte;
+    unsigned char byte = 0;
     assert_true(fd >= 0 && pread(fd, &byte, 1, at) == 1);
     byte ^= 4;
     assert_true(pwrite(fd, &byte, 1, at) == 1);
