@@ -31,10 +31,11 @@ refuse() { # NAME COMMAND...: one check, of a check: the command must exit with 
 }
 
 count() { # NAME COMMAND...: a runner that counts its own tests; a crash is one failure
-    local name=$1
+    local name=$1 start=$SECONDS status
     shift
     "$@" >"$log" 2>&1
-    add_up "$name" $? "$log"
+    status=$?
+    add_up "$name, $((SECONDS - start)) s" $status "$log"
 }
 
 add_up() { # NAME STATUS LOG

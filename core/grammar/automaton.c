@@ -204,6 +204,7 @@ static int state_intern(struct automaton *a, struct automaton_head *heads, size_
             heads[n_kept++] = heads[i];
     n = n_kept;
     if (n == 0 || n > AUTOMATON_MAX_HEADS) {
+        a->gave_up |= n > 0;
         *state = AUTOMATON_DEAD;
         return 0;
     }
@@ -273,7 +274,7 @@ static int todo_add(struct automaton *a, uint32_t element, uint32_t count, uint3
         if (head_equal(&a->seen[i - 1], &head))
             return 0;
     if (a->n_seen >= 16 * AUTOMATON_MAX_HEADS) {
-        a->too_many = true;
+        a->too_many = a->gave_up = true;
         return 0;
     }
     if (!checked_grow((void **)&a->seen, &a->cap_seen, a->n_seen + 1, sizeof *a->seen) ||
@@ -494,12 +495,14 @@ static int plain_step(struct automaton *a, const struct automaton_head *heads, s
     *clear = true;
     for (size_t i = 0; i < n && rc == 0; i++) {
         const struct grammar_element *e = &a->grammar->elements[heads[i].element];
-        const struct grammar_charset *set = &a->grammar->charsets[e->arg];
         if (heads[i].partial) /* plain text does not begin inside a character */
             continue;
-        if (e->kind != GRAMMAR_CHARS)
+        if (e->kind != GRAMMAR_CHARS) {
             *clear = false;
-        else if (set->has_plain)
+            continue;
+        }
+        const struct grammar_charset *set = &a->grammar->charsets[e->arg];
+        if (set->has_plain)
             rc = todo_add(a, heads[i].element, one_more(e, heads[i].count), heads[i].parent);
         else if (set->meets_plain)
             *clear = false;

@@ -87,7 +87,8 @@ struct automaton {
     struct automaton_table visited; /* of todo items, in seen */
     struct automaton_head *seen;
     size_t n_seen, cap_seen;
-    bool too_many;
+    bool too_many; /* in the closure at hand */
+    bool gave_up;  /* some edge leads to AUTOMATON_DEAD for its many heads alone */
 };
 
 /* automaton_open - grammar: a reference is taken.  max_text: longest token in bytes.  Errors: L4_E_NOMEM. */

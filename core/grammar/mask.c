@@ -461,6 +461,13 @@ static int lay_stack(struct grammar_matcher *m, uint32_t *stack) {
     return 0;
 }
 
+static int too_ambiguous(struct l4_err *err) {
+    return l4_err_set(err, L4_E_INVALID,
+                      "the grammar is too ambiguous here: the tokens that may follow cannot be told within %d steps and "
+                      "%d readings at a time",
+                      MASK_MAX_WORK, AUTOMATON_MAX_HEADS);
+}
+
 static int compute(struct grammar_matcher *m, uint32_t view, struct kept_mask *place, struct l4_err *err) {
     struct automaton *a = m->active->automaton;
     const struct trie_vocab *vocab = m->masks->vocab;
@@ -480,10 +487,7 @@ static int compute(struct grammar_matcher *m, uint32_t view, struct kept_mask *p
     if (rc)
         return no_memory(err);
     if (w.too_much)
-        return l4_err_set(err, L4_E_INVALID,
-                          "the grammar is too ambiguous here: the tokens that may follow cannot be "
-                          "told within %d steps",
-                          MASK_MAX_WORK);
+        return too_ambiguous(err);
     uint32_t lookahead = m->depth - w.lowest + w.saw_bottom;
     if (lookahead > a->states[view].lookahead)
         a->states[view].lookahead = (uint8_t)lookahead;
@@ -534,5 +538,5 @@ int grammar_matcher_mask(struct grammar_matcher *m, struct grammar_mask *mask, s
         .n_allowed = kept->n_allowed,
         .may_end = m->depth == 0 && a->states[m->state].pending,
     };
-    return 0;
+    return mask->n_allowed == 0 && !mask->may_end && a->gave_up ? too_ambiguous(err) : 0;
 }

@@ -36,7 +36,8 @@ struct grammar_mask {
 };
 
 /* grammar_matcher_mask - the tokens that may come next, never one that leads where no end can be reached.
- *   Errors: L4_E_NOMEM, L4_E_INVALID (the grammar is so ambiguous that the mask takes more than MASK_MAX_WORK). */
+ *   Errors: L4_E_NOMEM, L4_E_INVALID (the grammar is so ambiguous that the mask takes more than MASK_MAX_WORK, or that
+ *   it leaves nothing). */
 int grammar_matcher_mask(struct grammar_matcher *matcher, struct grammar_mask *mask, struct l4_err *err) L4_MUST_CHECK;
 
 /* grammar_matcher_accept - go on over text.  Errors: L4_E_INVALID (the grammar does not allow it; the matcher may only

@@ -29,7 +29,11 @@ static double now_s(void) {
 }
 
 static size_t buffer_bytes(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) /* no figure of such a build means anything */
+    const int64_t least = (int64_t)16 << 20, most = least;
+#else
     const int64_t least = (int64_t)256 << 20, most = (int64_t)4 << 30;
+#endif
     struct memory_limits memory;
     memory_limits_read(&memory, "");
     int64_t bytes = LAST_CACHES * (int64_t)sysconf(_SC_LEVEL3_CACHE_SIZE);

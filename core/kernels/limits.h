@@ -7,8 +7,8 @@
 
 struct limits_meter;
 
-/* limits_open - allocates and touches the buffer that is read: 16 times the last cache within 512 MiB and 4 GiB, never
- * more than a quarter of the memory that is available.  pool is borrowed until close.      Errors: L4_E_NOMEM. */
+/* limits_open - allocates and touches the buffer that is read: 8 times the last cache within 256 MiB and 4 GiB, never
+ * more than a sixteenth of the memory that is available.  pool is borrowed until close.      Errors: L4_E_NOMEM. */
 int limits_open(struct limits_meter **out, struct pool *pool, struct l4_err *err) L4_MUST_CHECK;
 void limits_close(struct limits_meter *meter); /* NULL is allowed */
 

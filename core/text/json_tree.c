@@ -384,7 +384,8 @@ int json_tree_parse(struct json_tree *tree, const char *json, size_t len_bytes, 
     if (len_bytes > MAX_JSON_BYTES)
         return l4_err_set(err, L4_E_INVALID, "a JSON text of %zu bytes: at most %d are allowed", len_bytes,
                           MAX_JSON_BYTES);
-    if (!checked_grow((void **)&tree->nodes, &tree->cap_nodes, 1, sizeof *tree->nodes))
+    l4_buf_puts(&tree->text, ""); /* so that there is a text to point into, though it be empty */
+    if (tree->text.failed || !checked_grow((void **)&tree->nodes, &tree->cap_nodes, 1, sizeof *tree->nodes))
         return fail_memory(&parser);
     tree->nodes[0] = (struct json_node){0};
     tree->n_nodes = JSON_TREE_ROOT;

@@ -1,6 +1,7 @@
 /* Any bytes as GBNF, and as a JSON schema: refused with a message, or a grammar whose masks can be followed to their
  * end, each token that they allow being accepted. */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/grammar/mask.h"
@@ -15,10 +16,7 @@ static const char *token_text(const void *ctx, int32_t id, size_t *len_bytes) {
     return id < 256 ? &bytes[id] : &bytes['a'];
 }
 
-static void require(int ok) {
-    if (!ok)
-        abort();
-}
+#define require(what) ((what) ? (void)0 : (fprintf(stderr, "not so: %s\n", #what), abort()))
 
 /* The walk takes the lowest and the highest token in turns. */
 static void follow(struct l4_grammar *grammar, const struct trie_vocab *vocab) {

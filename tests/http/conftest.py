@@ -19,6 +19,7 @@ import requests
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, os.environ.get("LLAMA4D_BUILD", "build"))
+SANITIZED = os.path.basename(BUILD) in ("asan", "tsan")  # where everything takes ten to a hundred times as long
 PATIENCE_S = 60  # for what must happen; how fast it happens is not tested
 
 

@@ -15,6 +15,7 @@
 #include "tests/lib/failmalloc.h"
 #include "tests/lib/pack_matrix.h"
 #include "tests/lib/random_data.h"
+#include "tests/lib/sanitized.h"
 
 /* A layer's experts and a batch for them, random. */
 struct problem {
@@ -243,7 +244,7 @@ static int pack(struct problem *p, enum dtype type, void *panels[MAX_PANELS]) {
 static void check_same_bits(enum dtype packed) {
     struct rng rng = {11};
     for (int v = 0; kernels_names()[v]; v++) {
-        for (int n_threads = 1; n_threads <= 4; n_threads++) {
+        for (int n_threads = 1; n_threads <= 4; n_threads += SANITIZED ? 2 : 1) {
             struct exec exec = exec_open(n_threads, kernels_names()[v]);
             void *panels[MAX_PANELS];
             struct problem p;

@@ -31,7 +31,7 @@
 #include "tests/lib/tempdir.h"
 
 #if SANITIZED
-enum { N_REQUESTS = 16, MAX_PROMPT = 70, MAX_ANSWER = 20, WHOLE = 0 };
+enum { N_REQUESTS = 10, MAX_PROMPT = 70, MAX_ANSWER = 14, WHOLE = 0 };
 #else
 enum { N_REQUESTS = 64, MAX_PROMPT = 160, MAX_ANSWER = 40, WHOLE = 1 };
 #endif
@@ -257,7 +257,7 @@ static void run_alone(const struct variant *variant, struct answer *answers) {
 static int64_t tight_kv_bytes(const struct variant *variant) {
     struct checkpoint *checkpoint;
     struct l4_err err;
-    enum dtype type;
+    enum dtype type = DT_F32;
     if (checkpoint_open(&checkpoint, variant->model, NULL, NULL, &err) != 0 ||
         kv_type_find(&type, variant->kv_cache_type, &err) != 0)
         fail_msg("%s: %s", variant->model, err.message);

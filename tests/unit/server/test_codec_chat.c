@@ -128,8 +128,8 @@ static void test_own_fields(void **state) {
     chat_request_free(&request);
     static const char *const held[] = {
         "\"response_format\":{\"type\":\"json_object\"}", "\"grammar\":\"root ::= [a-z]\"",
-        "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"strict\":true,"
-        "\"schema\":{\"type\":\"integer\"}}}"};
+        ("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"strict\":true,"
+         "\"schema\":{\"type\":\"integer\"}}}")};
     for (size_t i = 0; i < sizeof held / sizeof *held; i++) {
         char text[512];
         snprintf(text, sizeof text, "{" HELLO ",%s}", held[i]);

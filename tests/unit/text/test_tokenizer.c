@@ -10,6 +10,7 @@
 
 #include "core/text/utf8.h"
 #include "llama4/text.h"
+#include "tests/lib/sanitized.h"
 
 static struct l4_tokenizer *tokenizer;
 static int32_t bos, eot;
@@ -173,7 +174,8 @@ static void test_long_runs(void **state) {
 
 static void test_ten_megabytes_of_white_space(void **state) {
     (void)state;
-    assert_int_equal(assert_run(" ", 10 << 20), (10 << 20) / 8); /* eight spaces are the longest token */
+    const size_t n = SANITIZED ? 1 << 20 : 10 << 20;
+    assert_int_equal(assert_run(" ", n), n / 8); /* eight spaces are the longest token */
 }
 
 /* Every way of cutting a text's tokens in two streams out the same, and never half a character. */
