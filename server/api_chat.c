@@ -6,6 +6,7 @@
 #include "server/codec_chat.h"
 #include "server/generation.h"
 #include "server/route.h"
+#include "server/sse.h"
 
 /* The template's errors begin with the place to blame, where there is one: "tools[0]: ...". */
 static int refuse_place(struct codec_err *err, const struct l4_err *why) {
@@ -44,24 +45,30 @@ static void free_request(void *request) {
     free(request);
 }
 
-static void put_begin(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
-                      bool usage_null) {
-    chat_put_chunk(out, head, CHAT_DELTA_ROLE, choice, usage_null);
+static void put_chunk(const struct generation_output *to, enum chat_delta delta, const struct answer_choice *choice) {
+    sse_open(to->out);
+    chat_put_chunk(to->out, to->head, delta, choice, to->params->include_usage);
+    sse_close(to->out);
 }
 
-static void put_text(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
-                     bool usage_null) {
-    chat_put_chunk(out, head, CHAT_DELTA_TEXT, choice, usage_null);
+static void put_begin(const struct generation_output *to, const struct answer_choice *choice) {
+    put_chunk(to, CHAT_DELTA_ROLE, choice);
 }
 
-static void put_call(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
-                     bool usage_null) {
-    chat_put_chunk(out, head, CHAT_DELTA_CALL, choice, usage_null);
+static void put_text(const struct generation_output *to, const struct answer_choice *choice) {
+    put_chunk(to, CHAT_DELTA_TEXT, choice);
 }
 
-static void put_finish(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choice,
-                       bool usage_null) {
-    chat_put_chunk(out, head, CHAT_DELTA_FINISH, choice, usage_null);
+static void put_call(const struct generation_output *to, const struct answer_choice *choice) {
+    put_chunk(to, CHAT_DELTA_CALL, choice);
+}
+
+static void put_finish(const struct generation_output *to, const struct answer_choice *choice) {
+    put_chunk(to, CHAT_DELTA_FINISH, choice);
+}
+
+static void put_whole(const struct generation_output *to, const struct answer_choice *choices, size_t n_choices) {
+    chat_put_whole(to->out, to->head, choices, n_choices, to->usage);
 }
 
 void api_chat_completions(struct server *server, struct http_exchange *x) {
@@ -77,7 +84,7 @@ void api_chat_completions(struct server *server, struct http_exchange *x) {
         .put_text = put_text,
         .put_call = put_call,
         .put_finish = put_finish,
-        .put_whole = chat_put_whole,
+        .put_whole = put_whole,
     };
     generation_start(server, x, &format);
 }

@@ -5,6 +5,7 @@
 #include "server/codec_completions.h"
 #include "server/generation.h"
 #include "server/route.h"
+#include "server/sse.h"
 
 /* Text becomes ids.  Markers in it become special tokens: this endpoint takes the prompt as the model sees it. */
 static int encode_text(struct l4_text text, const struct generation_input *input, struct generation_prompt *out,
@@ -70,6 +71,16 @@ static void free_request(void *request) {
     free(request);
 }
 
+static void put_chunk(const struct generation_output *to, const struct answer_choice *choice) {
+    sse_open(to->out);
+    completions_put_chunk(to->out, to->head, choice, to->params->include_usage);
+    sse_close(to->out);
+}
+
+static void put_whole(const struct generation_output *to, const struct answer_choice *choices, size_t n_choices) {
+    completions_put_whole(to->out, to->head, choices, n_choices, to->usage);
+}
+
 void api_completions(struct server *server, struct http_exchange *x) {
     static const struct generation_format format = {
         .id_prefix = "cmpl-",
@@ -79,9 +90,9 @@ void api_completions(struct server *server, struct http_exchange *x) {
         .logprobs_shape = LOGPROBS_LEGACY,
         .prepare = prepare,
         .free_request = free_request,
-        .put_text = completions_put_chunk,
-        .put_finish = completions_put_chunk,
-        .put_whole = completions_put_whole,
+        .put_text = put_chunk,
+        .put_finish = put_chunk,
+        .put_whole = put_whole,
     };
     generation_start(server, x, &format);
 }

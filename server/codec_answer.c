@@ -9,7 +9,8 @@
 void answer_head_init(struct answer_head *head, const char *id, const char *object, long long created_s,
                       const char *model, const char *fingerprint) {
     struct l4_buf *out = &head->text;
-    *out = (struct l4_buf){0};
+    *head = (struct answer_head){.created_s = created_s, .model = model};
+    snprintf(head->id, sizeof head->id, "%s", id);
     l4_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", id, object, created_s);
     codec_put_string(out, model, strlen(model));
     l4_buf_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", fingerprint);

@@ -7,8 +7,12 @@
 #include "llama4/engine.h"
 #include "server/codec_json.h"
 
-/* The fields that every chunk of an answer repeats: "{"id": …, "choices":[" as text, written once. */
+/* What names an answer, and the fields that every chunk of the OpenAI completions repeats: "{"id": …, "choices":[" as
+ * text, written once. */
 struct answer_head {
+    char id[64];
+    long long created_s; /* since 1970 */
+    const char *model;   /* borrowed */
     struct l4_buf text;
 };
 void answer_head_init(struct answer_head *head, const char *id, const char *object, long long created_s,
@@ -69,6 +73,7 @@ struct answer_choice {
     bool begins_call;                    /* streams: the piece is the call's first */
     const struct logprob_list *logprobs; /* NULL = none */
     const char *finish_reason;           /* NULL = not yet */
+    int stop_index;                      /* of the request's stop strings, the one that ended it; -1 = none */
 };
 
 #endif

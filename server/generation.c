@@ -21,7 +21,7 @@ struct candidate {
     uint64_t id; /* in the engine; valid while running */
     bool running;
     int index;                    /* of the choice in the answer */
-    int64_t n_prompt_tokens;      /* counted in the usage; 0 for all but the first candidate of a prompt */
+    bool is_first;                /* of its prompt, whose tokens count once */
     struct l4_buf text;           /* whole answers: all of it; streams: what the next chunk brings */
     struct logprob_list logprobs; /* likewise */
     struct logprob_track track;   /* where log-probabilities are wanted */
@@ -32,6 +32,7 @@ struct candidate {
     bool hides_first; /* ... the first of them of a token without text */
     int64_t prompt_chars;
     const char *finish_reason;
+    int stop_index; /* -1 = no stop string ended it */
     double logprob_sum;
     int64_t n_tokens;
     uint64_t token_ns; /* when the last one came */
@@ -117,6 +118,8 @@ static void generation_free(struct generation *gen) {
     }
     free(gen->candidates);
     free_input(gen);
+    if (gen->input.answer)
+        gen->format->free_answer(gen->input.answer);
     tool_names_close(gen->input.tools);
     answer_head_free(&gen->head);
     l4_buf_free(&gen->out);
@@ -141,12 +144,28 @@ static void on_gone(void *user) {
 /* ---- the answer ---------------------------------------------------------------------------------------------------
  */
 
+static struct generation_output output_of(struct generation *gen) {
+    return (struct generation_output){.out = &gen->out,
+                                      .head = &gen->head,
+                                      .params = &gen->input.params,
+                                      .usage = &gen->usage,
+                                      .answer = gen->input.answer};
+}
+
 static void fail(struct generation *gen, const struct l4_err *err) {
     cancel_all(gen);
-    if (gen->input.params.stream)
-        http_stream_fail(gen->x, err);
-    else
+    if (!gen->input.params.stream) {
         http_reply_err(gen->x, NULL, err);
+    } else if (!gen->format->put_error) {
+        http_stream_fail(gen->x, err);
+    } else {
+        const struct generation_output to = output_of(gen);
+        l4_buf_clear(&gen->out);
+        gen->format->put_error(&to, err);
+        if (!gen->out.failed)
+            http_stream_send(gen->x, gen->out.data, gen->out.len);
+        http_stream_end(gen->x);
+    }
     generation_free(gen);
 }
 
@@ -158,13 +177,13 @@ static struct answer_choice choice_of(const struct candidate *c) {
         .n_calls = c->calls.n,
         .logprobs = c->gen->input.params.logprobs ? &c->logprobs : NULL,
         .finish_reason = c->finish_reason,
+        .stop_index = c->stop_index,
     };
 }
 
 static void put_chunk(struct generation *gen, generation_put_chunk *put, const struct answer_choice *choice) {
-    sse_open(&gen->out);
-    put(&gen->out, &gen->head, choice, gen->input.params.include_usage);
-    sse_close(&gen->out);
+    const struct generation_output to = output_of(gen);
+    put(&to, choice);
 }
 
 /* Something of the candidate's answer was lost for want of memory. */
@@ -190,7 +209,8 @@ static void put_pending(struct candidate *c) {
 }
 
 static void put_finish(struct candidate *c) {
-    struct answer_choice choice = {.index = c->index, .text = {"", 0}, .finish_reason = c->finish_reason};
+    struct answer_choice choice = {
+        .index = c->index, .text = {"", 0}, .finish_reason = c->finish_reason, .stop_index = c->stop_index};
     put_chunk(c->gen, c->gen->format->put_finish, &choice);
 }
 
@@ -208,13 +228,18 @@ static bool flush(struct generation *gen) {
     return true;
 }
 
-static void end_stream(struct generation *gen) {
-    if (gen->input.params.include_usage) {
-        sse_open(&gen->out);
-        answer_put_usage_chunk(&gen->out, &gen->head, &gen->usage);
-        sse_close(&gen->out);
+static void put_end(const struct generation_output *to) {
+    if (to->params->include_usage) {
+        sse_open(to->out);
+        answer_put_usage_chunk(to->out, to->head, to->usage);
+        sse_close(to->out);
     }
-    sse_done(&gen->out);
+    sse_done(to->out);
+}
+
+static void end_stream(struct generation *gen) {
+    const struct generation_output to = output_of(gen);
+    (gen->format->put_end ? gen->format->put_end : put_end)(&to);
     if (!flush(gen))
         return;
     http_stream_end(gen->x);
@@ -243,8 +268,9 @@ static void reply_whole(struct generation *gen) {
             choices[n_choices++] = choice_of(c);
         }
     }
+    const struct generation_output to = output_of(gen);
     if (choices)
-        gen->format->put_whole(&gen->out, &gen->head, choices, n_choices, &gen->usage);
+        gen->format->put_whole(&to, choices, n_choices);
     free(choices);
     http_reply(gen->x, 200, "application/json", &gen->out);
     generation_free(gen);
@@ -265,7 +291,7 @@ static void end_prompt(struct candidate *c) {
 }
 
 static void put_call(struct candidate *c, const struct answer_call *call, size_t index, bool begins) {
-    struct answer_choice choice = {.index = c->index, .calls = call, .n_calls = 1, .call = index};
+    struct answer_choice choice = {.index = c->index, .calls = call, .n_calls = 1, .call = index, .stop_index = -1};
     choice.begins_call = begins;
     put_chunk(c->gen, c->gen->format->put_call, &choice);
 }
@@ -351,8 +377,8 @@ static void take_end(struct candidate *c, const struct l4_event *event) {
     metrics_cached_tokens(gen->server->metrics, event->n_cached);
     c->running = false;
     gen->n_running--;
-    gen->usage.prompt_tokens += c->n_prompt_tokens;
-    gen->usage.cached_tokens += c->n_prompt_tokens ? event->n_cached : 0;
+    c->stop_index = event->stop_index;
+    gen->usage.cached_tokens += c->is_first ? event->n_cached : 0;
     gen->usage.completion_tokens += event->n_generated;
     http_note_tokens(gen->x, gen->usage.prompt_tokens, gen->usage.completion_tokens);
 }
@@ -463,7 +489,9 @@ static bool init_candidate(struct generation *gen, size_t p, size_t k) {
     struct candidate *c = &gen->candidates[gen->n_candidates++];
     c->gen = gen;
     c->index = (int)(p * (size_t)params->best_of + k);
-    c->n_prompt_tokens = k == 0 ? (int64_t)prompt->tokens.len : 0;
+    c->is_first = k == 0;
+    c->stop_index = -1;
+    gen->usage.prompt_tokens += c->is_first ? (int64_t)prompt->tokens.len : 0;
     c->in_prompt = params->echo && params->logprobs;
     c->hides_first = prompt->has_implicit_bos;
     c->prompt_chars = count_chars(prompt->text.data, prompt->text.len);
@@ -556,7 +584,7 @@ static void on_prepared(void *user) {
         return;
     http_stream_begin(gen->x);
     for (size_t i = 0; gen->format->put_begin && i < gen->n_candidates; i++) {
-        struct answer_choice choice = {.index = gen->candidates[i].index};
+        struct answer_choice choice = {.index = gen->candidates[i].index, .stop_index = -1};
         put_chunk(gen, gen->format->put_begin, &choice);
     }
     flush(gen);

@@ -31,11 +31,19 @@ struct generation_input {
     size_t n_prompts;
     struct tool_names *tools; /* calls of these are taken out of the answer's text; owned; NULL = none are */
     size_t max_calls;         /* in one choice; 0 = any number */
+    void *answer;             /* the format's own until the answer has ended; freed with free_answer */
 };
 
-/* One chunk of a stream; usage_null: see codec_chat.h. */
-typedef void generation_put_chunk(struct l4_buf *out, const struct answer_head *head,
-                                  const struct answer_choice *choice, bool usage_null);
+/* What the format's functions write with. */
+struct generation_output {
+    struct l4_buf *out; /* appended to; frames of a stream are whole */
+    const struct answer_head *head;
+    const struct gen_params *params;  /* without what request owned */
+    const struct answer_usage *usage; /* in a stream what is known so far: the prompts' tokens from the beginning */
+    void *answer;                     /* input.answer */
+};
+/* Pieces of a stream.  finish has the choice's finish_reason and stop_index, and no text. */
+typedef void generation_put_chunk(const struct generation_output *to, const struct answer_choice *choice);
 
 struct generation_format {
     const char *id_prefix;
@@ -47,10 +55,14 @@ struct generation_format {
     int (*prepare)(struct generation_input *input, struct codec_err *err);
     void (*free_request)(void *request); /* NULL is allowed */
 
+    void (*free_answer)(void *answer); /* NULL where prepare leaves none */
+
     generation_put_chunk *put_begin, *put_text, *put_finish; /* begin may be NULL */
     generation_put_chunk *put_call;                          /* a piece of a tool call; NULL without input.tools */
-    void (*put_whole)(struct l4_buf *out, const struct answer_head *head, const struct answer_choice *choices,
-                      size_t n_choices, const struct answer_usage *usage);
+    /* The end of a stream, and of one that breaks off; NULL: as OpenAI's completions end. */
+    void (*put_end)(const struct generation_output *to);
+    void (*put_error)(const struct generation_output *to, const struct l4_err *err);
+    void (*put_whole)(const struct generation_output *to, const struct answer_choice *choices, size_t n_choices);
 };
 
 /* generation_start - take over the exchange and answer it. */
