@@ -28,11 +28,20 @@ void answer_put_usage(struct l4_buf *out, const struct answer_usage *usage) {
                   (long long)(usage->prompt_tokens + usage->completion_tokens), (long long)usage->cached_tokens);
 }
 
+static void put_timing(struct l4_buf *out, const char *what, int64_t n, double seconds) {
+    l4_buf_printf(out, "\"%s_n\":%lld,\"%s_ms\":%.3f,\"%s_per_second\":%.3f", what, (long long)n, what, seconds * 1e3,
+                  what, seconds > 0 ? (double)n / seconds : 0.0);
+}
+
 void answer_put_usage_chunk(struct l4_buf *out, const struct answer_head *head, const struct answer_usage *usage) {
     l4_buf_append(out, head->text.data, head->text.len);
     l4_buf_puts(out, "],\"usage\":");
     answer_put_usage(out, usage);
-    l4_buf_puts(out, "}");
+    l4_buf_printf(out, ",\"timings\":{\"cache_n\":%lld,", (long long)usage->cached_tokens);
+    put_timing(out, "prompt", usage->prompt_tokens - usage->cached_tokens, usage->prefill_s);
+    l4_buf_puts(out, ",");
+    put_timing(out, "predicted", usage->completion_tokens, usage->decode_s);
+    l4_buf_puts(out, "}}");
 }
 
 /* ---- tool calls ---------------------------------------------------------------------------------------------------

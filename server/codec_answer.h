@@ -21,9 +21,10 @@ void answer_head_free(struct answer_head *head);
 
 struct answer_usage {
     int64_t prompt_tokens, completion_tokens, cached_tokens;
+    double prefill_s, decode_s; /* of choices that were decoded together the longest */
 };
 void answer_put_usage(struct l4_buf *out, const struct answer_usage *usage);
-/* The chunk that ends a stream with include_usage: no choices. */
+/* The chunk that ends a stream with include_usage: no choices, and "timings" as other servers on CPUs give them. */
 void answer_put_usage_chunk(struct l4_buf *out, const struct answer_head *head, const struct answer_usage *usage);
 
 /* Log-probabilities in one of the two shapes, as JSON text: up to four parallel arrays without their brackets. */

@@ -1,5 +1,6 @@
 #include "server/generation.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -380,6 +381,8 @@ static void take_end(struct candidate *c, const struct l4_event *event) {
     c->stop_index = event->stop_index;
     gen->usage.cached_tokens += c->is_first ? event->n_cached : 0;
     gen->usage.completion_tokens += event->n_generated;
+    gen->usage.prefill_s = fmax(gen->usage.prefill_s, event->prefill_s);
+    gen->usage.decode_s = fmax(gen->usage.decode_s, event->decode_s);
     http_note_tokens(gen->x, gen->usage.prompt_tokens, gen->usage.completion_tokens);
 }
 

@@ -249,6 +249,14 @@ int grammar_matcher_accept(struct grammar_matcher *m, const char *text, size_t l
 
 /* ---- the walk ---------------------------------------------------------------------------------------------------- */
 
+/* A state that an edge leads back to, and the kinds of bytes that all have this edge. */
+struct walk_loop {
+    uint32_t state;
+    struct automaton_edge edge;
+    uint16_t kinds;
+};
+enum { WALK_LOOPS = 64 };
+
 struct walk {
     struct grammar_masks *masks;
     struct automaton *a;
@@ -260,6 +268,7 @@ struct walk {
     bool limited; /* something was left out for its depth */
     uint64_t work_limit;
     bool too_much;
+    struct walk_loop loops[WALK_LOOPS]; /* by state; a later one takes the place */
 };
 
 static int walk_push(struct grammar_masks *masks, struct frame frame, uint32_t below, uint32_t *out) {
@@ -324,6 +333,28 @@ static void allow(struct walk *w, int32_t token) {
         w->bits[token / 64] |= UINT64_C(1) << token % 64;
 }
 
+static int find_loop(struct walk *w, uint32_t state, struct automaton_edge edge, uint16_t *kinds) {
+    struct walk_loop *loop = &w->loops[state % WALK_LOOPS];
+    if (loop->state != state || loop->edge.state != edge.state || loop->edge.push != edge.push) {
+        *loop = (struct walk_loop){.state = state, .edge = edge, .kinds = (1 << TRIE_OTHER_KIND) - 1};
+        for (int byte = 0; byte < 0x80; byte++) {
+            struct automaton_edge other = automaton_known_edge(w->a, state, (unsigned char)byte);
+            int rc = other.state ? 0 : automaton_step(w->a, state, w->a->class_of[byte], &other);
+            if (rc)
+                return rc;
+            if (other.state != edge.state || other.push != edge.push)
+                loop->kinds &= (uint16_t) ~(1 << trie_kind((uint8_t)byte));
+        }
+    }
+    *kinds = loop->kinds;
+    return 0;
+}
+
+static void allow_below(struct walk *w, const struct trie *trie, size_t node) {
+    for (size_t i = node; i < trie->nodes[node].skip; i++)
+        allow(w, trie->nodes[i].token);
+}
+
 static int walk_trie(struct walk *w, const struct trie *trie, uint32_t state, uint32_t stack) {
     uint32_t states[TRIE_MAX_TEXT + 1] = {state}, stacks[TRIE_MAX_TEXT + 1] = {stack};
     size_t n_frames[TRIE_MAX_TEXT + 1] = {w->masks->n_frames};
@@ -357,6 +388,17 @@ static int walk_trie(struct walk *w, const struct trie *trie, uint32_t state, ui
         if (*to == AUTOMATON_DEAD || !walk_fits(w, *to, *to_stack)) {
             i = node.skip;
             continue;
+        }
+        if (*to == above && *to_stack == stacks[node.depth - 1]) { /* [a-z]+ and the like: words stay inside */
+            uint16_t kinds;
+            int rc = find_loop(w, above, edge, &kinds);
+            if (rc)
+                return rc;
+            if ((node.kinds & ~kinds) == 0) {
+                allow_below(w, trie, i);
+                i = node.skip;
+                continue;
+            }
         }
         allow(w, node.token);
         i++;
@@ -462,10 +504,11 @@ static int lay_stack(struct grammar_matcher *m, uint32_t *stack) {
 }
 
 static int too_ambiguous(struct l4_err *err) {
-    return l4_err_set(err, L4_E_INVALID,
-                      "the grammar is too ambiguous here: the tokens that may follow cannot be told within %d steps and "
-                      "%d readings at a time",
-                      MASK_MAX_WORK, AUTOMATON_MAX_HEADS);
+    return l4_err_set(
+        err, L4_E_INVALID,
+        "the grammar is too ambiguous here: the tokens that may follow cannot be told within %d steps and "
+        "%d readings at a time",
+        MASK_MAX_WORK, AUTOMATON_MAX_HEADS);
 }
 
 static int compute(struct grammar_matcher *m, uint32_t view, struct kept_mask *place, struct l4_err *err) {

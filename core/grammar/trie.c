@@ -33,6 +33,15 @@ static bool is_plain(const char *bytes, size_t len, uint8_t *n_chars) {
     return true;
 }
 
+static void note_kinds(struct trie *trie, const uint32_t *open, size_t n_open) {
+    uint16_t kinds = 0;
+    while (n_open-- > 0) {
+        struct trie_node *node = &trie->nodes[open[n_open]];
+        kinds |= (uint16_t)(1 << trie_kind(node->byte));
+        node->kinds |= kinds;
+    }
+}
+
 /* Put a token behind those that sort before it.  open[d]: the node at depth d on the way to the one before. */
 static bool trie_put(struct trie *trie, const struct item *item, uint32_t *open, size_t *n_open) {
     size_t shared = 0;
@@ -47,6 +56,7 @@ static bool trie_put(struct trie *trie, const struct item *item, uint32_t *open,
         open[(*n_open)++] = (uint32_t)trie->n_nodes;
         trie->nodes[trie->n_nodes++] = node;
     }
+    note_kinds(trie, open, *n_open);
     return true;
 }
 

@@ -16,8 +16,23 @@ struct trie_node {
     uint32_t skip;
     int32_t token; /* -1 = none; others of the same bytes in same[token] */
     uint8_t byte;
-    uint8_t depth; /* 1 = first byte */
+    uint8_t depth;  /* 1 = first byte */
+    uint16_t kinds; /* of the bytes from here down: 1 << trie_kind */
 };
+
+/* Bytes that grammars tend to treat alike.  All that are not ASCII are of the last kind. */
+enum { TRIE_OTHER_KIND = 8 };
+static inline int trie_kind(uint8_t byte) {
+    return byte >= 0x80                  ? TRIE_OTHER_KIND
+           : byte >= 'a' && byte <= 'z'  ? 0
+           : byte >= 'A' && byte <= 'Z'  ? 1
+           : byte >= '0' && byte <= '9'  ? 2
+           : byte == ' '                 ? 3
+           : byte < ' '                  ? 4
+           : byte == '"' || byte == '\\' ? 5
+           : byte == '-' || byte == '_'  ? 6
+                                         : 7;
+}
 
 struct trie {
     struct trie_node *nodes;

@@ -31,7 +31,7 @@ struct json_tree {
     struct json_node *nodes;
     size_t n_nodes, cap_nodes;
     struct l4_buf text; /* its data is not NULL once a text was read */
-    uint32_t *keys; /* hash table of the members of all objects, by parent and key; 0 = an empty slot */
+    uint32_t *keys;     /* hash table of the members of all objects, by parent and key; 0 = an empty slot */
     size_t n_key_slots, n_keys;
 };
 

@@ -68,6 +68,14 @@ def test_stream_with_usage(demo):
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == {"prompt_tokens": 17, "completion_tokens": 8, "total_tokens": 25,
                                    "prompt_tokens_details": {"cached_tokens": 0}}
+    timings = chunks[-1]["timings"]
+    assert list(timings) == ["cache_n", "prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms",
+                             "predicted_per_second"]
+    assert timings["cache_n"] + timings["prompt_n"] == 17 and timings["predicted_n"] == 8
+    for what in "prompt", "predicted":
+        assert timings[what + "_ms"] > 0
+        rate = timings[what + "_n"] / timings[what + "_ms"] * 1e3
+        assert timings[what + "_per_second"] == pytest.approx(rate, rel=0.05)
     without = frames(demo, CHAT, messages=PARIS, temperature=0, stream_options={"include_usage": False})
     assert all("usage" not in chunk for chunk in without)
 

@@ -11,8 +11,8 @@
 #include <string.h>
 
 #include "tests/lib/failmalloc.h"
-#include "tests/unit/grammar/derive.h"
 #include "tests/lib/sanitized.h"
+#include "tests/unit/grammar/derive.h"
 
 static struct l4_grammar *compile(const char *schema) {
     struct l4_grammar *grammar;

@@ -288,7 +288,7 @@ static void test_answers(void **state) {
     chat_put_chunk(&out, &head, CHAT_DELTA_FINISH, &choice, false);
     assert_string_equal(out.data, HEAD "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}]}");
     l4_buf_clear(&out);
-    struct answer_usage usage = {3, 4, 0};
+    struct answer_usage usage = {.prompt_tokens = 3, .completion_tokens = 4};
     chat_put_whole(&out, &head, &choice, 1, &usage);
     cJSON *answer = cJSON_Parse(out.data);
     assert_non_null(answer);

@@ -329,7 +329,8 @@ static void test_answers(void **state) {
                         "\"finish_reason\":null}],\"usage\":null}");
     l4_buf_clear(&out);
     choices[0].finish_reason = choices[1].finish_reason = "stop";
-    struct answer_usage usage = {3, 4, 1};
+    struct answer_usage usage = {
+        .prompt_tokens = 3, .completion_tokens = 4, .cached_tokens = 1, .prefill_s = 0.5, .decode_s = 2};
     completions_put_whole(&out, &head, choices, 2, &usage);
     cJSON *answer = cJSON_Parse(out.data);
     assert_non_null(answer);
@@ -345,6 +346,9 @@ static void test_answers(void **state) {
     assert_int_equal(cJSON_GetArraySize(codec_get(answer, "choices")), 0);
     assert_int_equal(codec_get(codec_get(answer, "usage"), "completion_tokens")->valueint, 4);
     cJSON_Delete(answer);
+    assert_non_null(strstr(out.data, "\"timings\":{\"cache_n\":1,\"prompt_n\":2,\"prompt_ms\":500.000,"
+                                     "\"prompt_per_second\":4.000,\"predicted_n\":4,\"predicted_ms\":2000.000,"
+                                     "\"predicted_per_second\":2.000}}"));
     l4_buf_free(&out);
     answer_head_free(&head);
 }
