@@ -68,6 +68,9 @@ $(BUILD)/obj/core/kernels/%.o $(BUILD)/obj/core/sample/%.o: CFLAGS := $(subst -O
 
 # No parser in the kernels: a fuzzing build takes them as they are, which compiles in seconds instead of minutes.
 $(BUILD)/obj/core/kernels/%.o: override SANITIZE := $(if $(findstring fuzzer,$(SANITIZE)),,$(SANITIZE))
+# The thread sanitizer notes every vector that a kernel loads, which took most of its run.  The reference kernels, which
+# the tests of threads run in the same dispatches, keep it.
+$(foreach isa,avx2 avx512 vnni dpbf16 neon,$(BUILD)/obj/core/kernels/%_$(isa).o): override SANITIZE := $(if $(findstring fuzzer,$(SANITIZE)),,$(filter-out thread,$(SANITIZE)))
 
 # `make deps test`: nothing is compiled before the packages are there.
 $(BUILD)/obj/%.o: %.c | $(filter deps,$(MAKECMDGOALS))

@@ -40,6 +40,12 @@ struct tile {
     __m512 totals[QROWS_TILE];
 };
 
+/* Where a block lies in its part of K: the first one begins the sums, the last one adds them to the totals, which those
+ * of the first part begin. */
+struct place {
+    bool first, last, first_part;
+};
+
 /* What the sums are multiplied by at last: undoes the power of two in w. */
 ALWAYS_INLINE float last_scale(enum dtype type) {
     return type == DT_Q4_0 ? 1.0f / 16 : type == DT_Q6_K ? 1.0f / 4 : type == DT_MXFP4 ? 1.0f / 2 : 1;
@@ -186,7 +192,7 @@ ALWAYS_INLINE __m512i broadcast4(const int8_t *p) {
 /* sums[p][r] (+)= the block of panel p times row r, for rows r..r+count-1.  All sums are interleaved, so that no
  * instruction waits for the last one, and what is loaded of a row serves every panel. */
 ALWAYS_INLINE void block_rows(const int count, const int panels, enum dtype type, const struct block *blocks,
-                              const struct qrows_part *part, int b, int64_t r, struct tile *tile) {
+                              const struct qrows_part *part, int b, struct place place, int64_t r, struct tile *tile) {
     const int8_t *q = part->q + (b * part->rows + r) * QROWS_BLOCK;
     __m512i low[MAX_PANELS][MAX_ROWS_AT_ONCE], high[MAX_PANELS][MAX_ROWS_AT_ONCE];
     for (int i = 0; i < count; i++) {
@@ -212,25 +218,33 @@ ALWAYS_INLINE void block_rows(const int count, const int panels, enum dtype type
         }
     for (int i = 0; i < count; i++)
         for (int p = 0; p < panels; p++) {
-            __m512 s = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[p][i]), blocks[p].scale, tile[p].sums[r + i]);
+            const __m512 product = _mm512_cvtepi32_ps(low[p][i]);
+            __m512 s = place.first ? _mm512_mul_ps(product, blocks[p].scale)
+                                   : _mm512_fmadd_ps(product, blocks[p].scale, tile[p].sums[r + i]);
             if (type == DT_Q6_K)
                 s = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[p][i]), blocks[p].scale_high, s);
             if (packed_has_min(type))
                 s = _mm512_fnmadd_ps(_mm512_set1_ps(part->sum[b * part->rows + r + i]), blocks[p].min, s);
-            tile[p].sums[r + i] = s;
+            if (!place.last) {
+                tile[p].sums[r + i] = s;
+                continue;
+            }
+            const __m512 scale = _mm512_set1_ps(part->scale[r + i]);
+            tile[p].totals[r + i] =
+                place.first_part ? _mm512_mul_ps(s, scale) : _mm512_fmadd_ps(s, scale, tile[p].totals[r + i]);
         }
 }
 
 ALWAYS_INLINE void block_all_rows(const int panels, enum dtype type, const struct block *blocks,
-                                  const struct qrows_part *part, int b, struct tile *tile) {
+                                  const struct qrows_part *part, int b, struct place place, struct tile *tile) {
     const int most = rows_at_once(type);
     int64_t r = 0;
     for (; r + most <= part->rows; r += most)
-        block_rows(most, panels, type, blocks, part, b, r, tile);
+        block_rows(most, panels, type, blocks, part, b, place, r, tile);
     for (; r + 2 <= part->rows; r += 2)
-        block_rows(2, panels, type, blocks, part, b, r, tile);
+        block_rows(2, panels, type, blocks, part, b, place, r, tile);
     for (; r < part->rows; r++)
-        block_rows(1, panels, type, blocks, part, b, r, tile);
+        block_rows(1, panels, type, blocks, part, b, place, r, tile);
 }
 
 /* `panels` neighbouring panels times one tile of rows: tile[p].totals[r] = the 16 outputs of row r. */
@@ -242,9 +256,6 @@ ALWAYS_INLINE void panel_tile(const int panels, enum dtype type, int64_t unit_bl
         const struct qrows_part part = qrows_part(x, row, at / QROWS_BLOCKS);
         const int64_t first = at - at % unit_blocks;
         const int64_t n = n_blocks - first < unit_blocks ? n_blocks - first : unit_blocks;
-        for (int p = 0; p < panels; p++)
-            for (int64_t r = 0; r < part.rows; r++)
-                tile[p].sums[r] = _mm512_setzero_ps();
         for (int64_t i = at; i < at + QROWS_BLOCKS && i < n_blocks; i++) {
             struct block blocks[MAX_PANELS];
             for (int p = 0; p < panels; p++) {
@@ -253,14 +264,9 @@ ALWAYS_INLINE void panel_tile(const int panels, enum dtype type, int64_t unit_bl
                     _mm_prefetch((const char *)(unit + (i - first) * block_bytes + line + PREFETCH_BYTES), _MM_HINT_T0);
                 load_block(type, unit, n, (int)(i - first), &blocks[p]);
             }
-            block_all_rows(panels, type, blocks, &part, (int)(i - at), tile);
+            const struct place place = {i == at, i == at + QROWS_BLOCKS - 1 || i == n_blocks - 1, at == 0};
+            block_all_rows(panels, type, blocks, &part, (int)(i - at), place, tile);
         }
-        for (int p = 0; p < panels; p++)
-            for (int64_t r = 0; r < part.rows; r++) {
-                const __m512 scale = _mm512_set1_ps(part.scale[r]);
-                tile[p].totals[r] = at == 0 ? _mm512_mul_ps(tile[p].sums[r], scale)
-                                            : _mm512_fmadd_ps(tile[p].sums[r], scale, tile[p].totals[r]);
-            }
     }
 }
 
