@@ -8,11 +8,10 @@
 #include <uv.h>
 #include <xxhash.h>
 
+#include "server/body_work.h"
 #include "server/logprob_track.h"
 #include "server/sse.h"
 
-/* Bodies up to this size are decoded and tokenized on the loop: it takes less than handing them over. */
-enum { INLINE_BODY_BYTES = 4096 };
 /* Only longer texts are worth a look at every token's length. */
 enum { LONG_TEXT_BYTES = 256 * 1024 };
 
@@ -42,12 +41,10 @@ struct candidate {
 struct generation {
     struct server *server;
     const struct generation_format *format;
-    struct http_exchange *x; /* NULL once the client has gone */
+    struct http_exchange *x; /* NULL while prepare has it, and once the client has gone */
     uint64_t start_ns;
-    bool preparing; /* a worker has it */
     int prepare_rc;
     struct codec_err err;
-    char *body; /* owned copy, where a worker reads it */
     struct generation_input input;
 
     struct answer_head head;
@@ -98,11 +95,9 @@ static void free_input(struct generation *gen) {
     }
     free(input->prompts);
     gen->format->free_request(input->request);
-    free(gen->body);
     input->prompts = NULL;
     input->n_prompts = 0;
     input->request = NULL;
-    gen->body = NULL;
     input->params.n_stop = input->params.n_stop_ids = input->params.sampling.n_logit_bias = 0; /* were the request's */
     input->params.stop_ids = NULL;
     input->params.sampling.logit_bias = NULL;
@@ -136,8 +131,6 @@ static void cancel_all(struct generation *gen) {
 static void on_gone(void *user) {
     struct generation *gen = user;
     gen->x = NULL;
-    if (gen->preparing)
-        return; /* on_prepared frees it */
     cancel_all(gen);
     generation_free(gen);
 }
@@ -563,14 +556,15 @@ static void refuse(struct generation *gen) {
 }
 
 /* On the loop again: refuse or submit. */
-static void on_prepared(void *user) {
+static void on_prepared(void *user, struct http_exchange *x) {
     struct generation *gen = user;
     struct l4_err err;
-    gen->preparing = false;
-    if (!gen->x) {
+    if (!x) {
         generation_free(gen);
         return;
     }
+    gen->x = x;
+    http_on_gone(x, on_gone, gen);
     if (gen->prepare_rc) {
         refuse(gen);
         return;
@@ -593,46 +587,34 @@ static void on_prepared(void *user) {
     flush(gen);
 }
 
-static void prepare(void *user) {
+static void prepare(void *user, const char *body, size_t len_bytes) {
     struct generation *gen = user;
+    gen->input.body = body;
+    gen->input.body_bytes = len_bytes;
     gen->prepare_rc = gen->format->prepare(&gen->input, &gen->err);
 }
 
-void generation_start(struct server *server, struct http_exchange *x, const struct generation_format *format) {
-    size_t len = 0;
-    const char *body = http_body(x, &len);
-    struct generation *gen = calloc(1, sizeof *gen);
-    if (gen && len > INLINE_BODY_BYTES)
-        gen->body = malloc(len);
-    if (!gen || (len > INLINE_BODY_BYTES && !gen->body)) {
-        free(gen);
-        http_reply_error(x, 503, NULL, "out_of_memory", "out of memory");
-        return;
-    }
-    gen->server = server;
-    gen->start_ns = uv_hrtime();
-    gen->format = format;
-    gen->x = x;
-    gen->input = (struct generation_input){
-        .body = gen->body ? gen->body : body,
-        .body_bytes = len,
+void generation_input_init(const struct server *server, struct generation_input *input) {
+    *input = (struct generation_input){
         .limits = {.model_name = server->model_name,
                    .vocab_size = server->info.vocab_size,
                    .max_choices = max_choices(server->config)},
         .max_context_tokens = server->info.max_context_tokens,
         .tokenizer = l4_engine_tokenizer(server->engine),
     };
-    init_defaults(server, &gen->input.limits.defaults);
-    http_on_gone(x, on_gone, gen);
-    if (!gen->body) {
-        prepare(gen);
-        on_prepared(gen);
-        return;
+    init_defaults(server, &input->limits.defaults);
+}
+
+void generation_start(struct server *server, struct http_exchange *x, const struct generation_format *format) {
+    struct generation *gen = calloc(1, sizeof *gen);
+    if (gen) {
+        gen->server = server;
+        gen->start_ns = uv_hrtime();
+        gen->format = format;
+        generation_input_init(server, &gen->input);
     }
-    memcpy(gen->body, body, len);
-    gen->preparing = true;
-    if (bridge_work(server->bridge, prepare, on_prepared, gen)) {
-        codec_no_memory(&gen->err);
-        refuse(gen);
+    if (!gen || body_work(server, x, prepare, on_prepared, gen)) {
+        free(gen);
+        http_reply_error(x, 503, NULL, "out_of_memory", "out of memory");
     }
 }

@@ -19,7 +19,7 @@ struct generation_prompt {
 
 /* What prepare reads and fills. */
 struct generation_input {
-    const char *body;
+    const char *body; /* stays until free_request has been called */
     size_t body_bytes;
     struct codec_limits limits;
     int64_t max_context_tokens;
@@ -59,7 +59,7 @@ struct generation_format {
 
     generation_put_chunk *put_begin, *put_text, *put_finish; /* begin may be NULL */
     generation_put_chunk *put_call;                          /* a piece of a tool call; NULL without input.tools */
-    /* The end of a stream, and of one that breaks off; NULL: as OpenAI's completions end. */
+    /* The end of a stream, NULL: as OpenAI's completions end; and of one that breaks off, NULL: http_stream_fail. */
     void (*put_end)(const struct generation_output *to);
     void (*put_error)(const struct generation_output *to, const struct l4_err *err);
     void (*put_whole)(const struct generation_output *to, const struct answer_choice *choices, size_t n_choices);
@@ -67,6 +67,9 @@ struct generation_format {
 
 /* generation_start - take over the exchange and answer it. */
 void generation_start(struct server *server, struct http_exchange *x, const struct generation_format *format);
+
+/* generation_input_init - what prepare is given, for those who prepare without generating; the body is theirs to set. */
+void generation_input_init(const struct server *server, struct generation_input *input);
 
 /* For prepare: n zeroed prompts, and an engine error as a refusal that names a field.  Both return 0 or L4_E_*. */
 int generation_add_prompts(struct generation_input *input, size_t n, struct codec_err *err) L4_MUST_CHECK;
