@@ -22,7 +22,9 @@ const char *http_header(const struct http_exchange *x, const char *name); /* NUL
 const char *http_body(const struct http_exchange *x, size_t *len_bytes);  /* NUL-terminated, never NULL */
 /* http_body_done - the body is not needed any more: its memory goes to the bodies of others. */
 void http_body_done(struct http_exchange *x);
-const char *http_request_id(const struct http_exchange *x); /* the client's if sane, else ours; sent back by itself */
+/* http_request_id - the client's x-request-id if sane, else ours; sent back by itself, to Anthropic's clients as
+ * request-id, too. */
+const char *http_request_id(const struct http_exchange *x);
 
 /* http_add_header - one more header of the answer; before the reply or the beginning of the stream.  Copied. */
 void http_add_header(struct http_exchange *x, const char *name, const char *value);
@@ -50,7 +52,8 @@ void http_stream_begin(struct http_exchange *x);
  */
 void http_stream_send(struct http_exchange *x, const char *bytes, size_t len_bytes);
 void http_stream_end(struct http_exchange *x);
-/* http_stream_fail - send one chunk with an error object, then end the stream. */
+/* http_stream_fail - send one chunk with an error object (to Anthropic's clients an event named error), then end the
+ * stream. */
 void http_stream_fail(struct http_exchange *x, const struct l4_err *err);
 
 /* http_on_gone - called at most once, when the client has gone away (or a deadline passed) before the answer ended.
@@ -63,7 +66,20 @@ void http_on_gone(struct http_exchange *x, void (*gone)(void *user), void *user)
 /* The status and the "code" (NULL = null) that an engine error becomes. */
 int http_err_status(int l4_code);
 const char *http_err_code(int l4_code);
-/* http_error_json - append {"error": {"message", "type", "param", "code"}}; param and code may be NULL. */
-void http_error_json(struct l4_buf *out, int status, const char *param, const char *code, const char *message);
+
+/* http_is_messages - paths whose clients are Anthropic's: /v1/messages and what is below it. */
+bool http_is_messages(const char *path);
+
+/* http_error_json - append an error object in the shape that clients of path expect:
+ *   {"error": {"message", "type", "param", "code"}}, or where http_is_messages(path)
+ *   {"type": "error", "error": {"type", "message"}, "request_id"}, in which the message begins with param.
+ *   path NULL: no request has been read; request_id NULL: left out; param and code may be NULL. */
+struct http_error {
+    int status;
+    const char *param, *code, *message;
+};
+void http_error_json(struct l4_buf *out, const char *path, const char *request_id, const struct http_error *error);
+/* http_error_no_memory - the 503 that needs no memory. */
+const char *http_error_no_memory(const char *path);
 
 #endif

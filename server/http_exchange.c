@@ -177,6 +177,8 @@ void http_on_gone(struct http_exchange *x, void (*gone)(void *user), void *user)
 static void set_headers(struct http_exchange *x, const char *content_type) {
     bool ok = MHD_add_response_header(x->response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type) == MHD_YES &&
               MHD_add_response_header(x->response, "x-request-id", x->request_id) == MHD_YES;
+    if (http_is_messages(x->path))
+        ok = MHD_add_response_header(x->response, "request-id", x->request_id) == MHD_YES && ok;
     for (const struct http_header *header = x->headers; header != NULL; header = header->next)
         ok = MHD_add_response_header(x->response, header->name, header->value) == MHD_YES && ok;
     if (x->httpd->draining || (x->conn != NULL && x->conn->over_limit))
@@ -210,10 +212,9 @@ void http_reply(struct http_exchange *x, int status, const char *content_type, s
         if (x->response == NULL)
             free(data);
     } else {
-        static char nomem[] = "{\"error\": {\"message\": \"out of memory\", \"type\": \"service_unavailable\", "
-                              "\"param\": null, \"code\": \"out_of_memory\"}}";
+        const char *text = http_error_no_memory(x->path);
         x->status = 503;
-        x->response = MHD_create_response_from_buffer(sizeof(nomem) - 1, nomem, MHD_RESPMEM_PERSISTENT);
+        x->response = MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_PERSISTENT);
     }
     if (x->response != NULL)
         set_headers(x, content_type);
@@ -228,7 +229,7 @@ void http_reply_error(struct http_exchange *x, int status, const char *param, co
     vsnprintf(message, sizeof(message), fmt, args);
     va_end(args);
     struct l4_buf body = {0};
-    http_error_json(&body, status, param, code, message);
+    http_error_json(&body, x->path, x->request_id, &(struct http_error){status, param, code, message});
     if (status == 429 || status == 503)
         http_add_header(x, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     http_reply(x, status, "application/json", &body);
@@ -323,8 +324,10 @@ void http_stream_end(struct http_exchange *x) {
 
 void http_stream_fail(struct http_exchange *x, const struct l4_err *err) {
     struct l4_buf chunk = {0};
-    l4_buf_puts(&chunk, "data: ");
-    http_error_json(&chunk, http_err_status(err->code), NULL, http_err_code(err->code), err->message);
+    const struct http_error error = {
+        .status = http_err_status(err->code), .code = http_err_code(err->code), .message = err->message};
+    l4_buf_puts(&chunk, http_is_messages(x->path) ? "event: error\ndata: " : "data: ");
+    http_error_json(&chunk, x->path, x->request_id, &error);
     l4_buf_puts(&chunk, "\n\n");
     if (!chunk.failed)
         http_stream_send(x, chunk.data, chunk.len);

@@ -54,9 +54,12 @@ void conn_cut(struct http_conn *conn) {
 void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id, const char *code,
                      const char *message) {
     struct l4_buf body = {0}, answer = {0};
-    http_error_json(&body, status, NULL, code, message);
+    const char *path = conn->x != NULL ? conn->x->path : NULL;
+    http_error_json(&body, path, request_id, &(struct http_error){status, NULL, code, message});
     l4_buf_printf(&answer, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n", status,
                   MHD_get_reason_phrase_for((unsigned)status), body.len);
+    if (http_is_messages(path))
+        l4_buf_printf(&answer, "request-id: %s\r\n", request_id);
     l4_buf_printf(&answer, "x-request-id: %s\r\nConnection: close\r\n\r\n", request_id);
     if (!body.failed)
         l4_buf_append(&answer, body.data, body.len);

@@ -10,7 +10,7 @@
 
 static cJSON *error_of(int status, const char *param, const char *code, const char *message) {
     struct l4_buf out = {0};
-    http_error_json(&out, status, param, code, message);
+    http_error_json(&out, "/v1/chat/completions", "req-1", &(struct http_error){status, param, code, message});
     assert_false(out.failed);
     cJSON *json = cJSON_Parse(out.data);
     assert_non_null(json);
@@ -38,6 +38,79 @@ static void test_object(void **state) {
     assert_true(cJSON_IsNull(cJSON_GetObjectItem(error, "param")) && cJSON_IsNull(cJSON_GetObjectItem(error, "code")));
     assert_string_equal(text_of(error, "type"), "not_found_error");
     cJSON_Delete(error);
+}
+
+/* Each client finds its own shape, under whatever path it asked. */
+static void test_shapes_by_path(void **state) {
+    (void)state;
+    static const struct {
+        const char *path;
+        bool anthropic;
+    } cases[] = {
+        {"/v1/messages", true},
+        {"/v1/messages/count_tokens", true},
+        {"/v1/messages/", true},
+        {"/v1/messages/a/b", true},
+        {"/v1/messagesx", false},
+        {"/v1/message", false},
+        {"/", false},
+        {"", false},
+        {NULL, false},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct l4_buf out = {0};
+        assert_true(http_is_messages(cases[i].path) == cases[i].anthropic);
+        http_error_json(&out, cases[i].path, "req-1", &(struct http_error){400, NULL, "code", "No."});
+        assert_string_equal(
+            out.data, cases[i].anthropic
+                          ? "{\"type\": \"error\", \"error\": {\"type\": \"invalid_request_error\", "
+                            "\"message\": \"No.\"}, \"request_id\": \"req-1\"}"
+                          : "{\"error\": {\"message\": \"No.\", \"type\": \"invalid_request_error\", \"param\": null, "
+                            "\"code\": \"code\"}}");
+        l4_buf_free(&out);
+        cJSON *json = cJSON_Parse(http_error_no_memory(cases[i].path));
+        const cJSON *error = cJSON_GetObjectItemCaseSensitive(json, "error");
+        assert_string_equal(text_of(error, "message"), "out of memory");
+        assert_string_equal(text_of(error, "type"), cases[i].anthropic ? "overloaded_error" : "service_unavailable");
+        assert_true((text_of(json, "type") != NULL) == cases[i].anthropic);
+        cJSON_Delete(json);
+    }
+}
+
+static void test_anthropics_shape(void **state) {
+    (void)state;
+    static const struct {
+        int status;
+        const char *type;
+    } types[] = {
+        {400, "invalid_request_error"},
+        {401, "authentication_error"},
+        {403, "permission_error"},
+        {404, "not_found_error"},
+        {405, "invalid_request_error"},
+        {408, "timeout_error"},
+        {413, "request_too_large"},
+        {415, "invalid_request_error"},
+        {429, "rate_limit_error"},
+        {431, "invalid_request_error"},
+        {500, "api_error"},
+        {503, "overloaded_error"},
+        {505, "api_error"},
+        {529, "overloaded_error"},
+    };
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        struct l4_buf out = {0};
+        http_error_json(&out, "/v1/messages", NULL, &(struct http_error){types[i].status, "tools[0].name", NULL, "x"});
+        cJSON *json = cJSON_Parse(out.data);
+        assert_int_equal(cJSON_GetArraySize(json), 2);
+        assert_string_equal(text_of(json, "type"), "error");
+        const cJSON *error = cJSON_GetObjectItemCaseSensitive(json, "error");
+        assert_int_equal(cJSON_GetArraySize(error), 2);
+        assert_string_equal(text_of(error, "type"), types[i].type);
+        assert_string_equal(text_of(error, "message"), "tools[0].name: x"); /* the place is not lost */
+        cJSON_Delete(json);
+        l4_buf_free(&out);
+    }
 }
 
 /* Whatever a client sent, the answer is UTF-8: a message is cut anywhere, or quotes bytes that never were. */
@@ -80,9 +153,8 @@ static void test_statuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_object),
-        cmocka_unit_test(test_bad_utf8),
-        cmocka_unit_test(test_statuses),
+        cmocka_unit_test(test_object),   cmocka_unit_test(test_shapes_by_path), cmocka_unit_test(test_anthropics_shape),
+        cmocka_unit_test(test_bad_utf8), cmocka_unit_test(test_statuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
