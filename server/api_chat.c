@@ -1,25 +1,13 @@
 /* POST /v1/chat/completions */
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "server/codec_chat.h"
 #include "server/generation.h"
 #include "server/route.h"
 #include "server/sse.h"
 
-/* The template's errors begin with the place to blame, where there is one: "tools[0]: ...". */
-static int refuse_place(struct codec_err *err, const struct l4_err *why) {
-    char param[sizeof err->param];
-    bool has_place = strncmp(why->message, "tools[", 6) == 0 || strncmp(why->message, "messages[", 9) == 0;
-    const char *place = has_place ? why->message : "messages";
-    snprintf(param, sizeof param, "%.*s", (int)strcspn(place, ":"), place);
-    return generation_refuse(err, param, why);
-}
-
 static int prepare(struct generation_input *input, struct codec_err *err) {
     struct chat_request *request = malloc(sizeof *request);
-    struct l4_err why;
     if (!request)
         return codec_no_memory(err);
     int rc = chat_decode(input->body, input->body_bytes, &input->limits, request, err);
@@ -28,15 +16,7 @@ static int prepare(struct generation_input *input, struct codec_err *err) {
     input->tools = request->tools; /* longer than the request lives */
     request->tools = NULL;
     input->max_calls = request->parallel_tool_calls ? 0 : 1;
-    size_t n_bytes = 0;
-    for (size_t i = 0; i < request->chat.n_messages; i++)
-        n_bytes += request->chat.messages[i].content.len_bytes;
-    if (rc || (rc = generation_check_length(input, "messages", n_bytes, err)) ||
-        (rc = generation_add_prompts(input, 1, err)))
-        return rc;
-    if (l4_chat_encode(input->tokenizer, &request->chat, &input->prompts[0].tokens, NULL, &why))
-        return refuse_place(err, &why);
-    return 0;
+    return rc ? rc : generation_add_chat(input, &request->chat, err);
 }
 
 static void free_request(void *request) {

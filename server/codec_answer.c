@@ -63,7 +63,7 @@ struct answer_call *answer_calls_add(struct answer_calls *calls, struct l4_text 
         return NULL;
     struct answer_call *call = &calls->list[calls->n++];
     *call = (struct answer_call){0};
-    snprintf(call->id, sizeof call->id, "call_%016llx%08llx", (unsigned long long)random[0],
+    snprintf(call->id, sizeof call->id, ANSWER_CALL_PREFIX "%016llx%08llx", (unsigned long long)random[0],
              (unsigned long long)(random[1] >> 32));
     l4_buf_append(&call->name, name.data, name.len_bytes);
     return call;

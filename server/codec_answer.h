@@ -48,6 +48,7 @@ void logprob_list_clear(struct logprob_list *list);
 void logprob_list_free(struct logprob_list *list);
 
 /* A tool call of an answer. */
+#define ANSWER_CALL_PREFIX "call_" /* what ids begin with; other APIs put theirs in its place */
 struct answer_call {
     char id[32];
     struct l4_buf name, arguments; /* arguments: JSON text, of a stream the next piece only */
@@ -75,6 +76,7 @@ struct answer_choice {
     const struct logprob_list *logprobs; /* NULL = none */
     const char *finish_reason;           /* NULL = not yet */
     int stop_index;                      /* of the request's stop strings, the one that ended it; -1 = none */
+    size_t n_broken_calls;               /* streams, with finish_reason: calls that began and broke off */
 };
 
 #endif

@@ -1,8 +1,9 @@
 #include "server/codec_chat.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "server/codec_tools.h"
 
 /* What the l4_chat of a request points to and the body's tree does not hold. */
 struct chat_storage {
@@ -190,29 +191,17 @@ static int check_tool(const cJSON *tool, struct tool_names *names, struct codec_
         (rc = codec_get_object(function, "parameters", &parameters, err)) ||
         (rc = codec_get_bool(function, "strict", &strict, err)))
         return codec_within(err, "function");
-    if (name.len_bytes == 0)
-        return codec_fail(err, "function.name", "the name of a tool is missing");
-    if (!tool_name_is_valid(name))
-        return codec_fail(err, "function.name",
-                          "the name of a tool must be 1 to %d letters, digits, '_', '-' and '.', not '%.40s'",
-                          TOOL_CALLS_MAX_NAME_BYTES, name.data);
-    if (tool_names_has(names, name))
-        return codec_fail(err, "function.name", "two tools are named '%.128s'", name.data);
-    return tool_names_add(names, name) ? 0 : codec_no_memory(err);
+    return tools_add_name(names, name, "function.name", err);
 }
 
 static int decode_tools(struct chat_request *request, struct codec_err *err) {
     const cJSON *root = request->body.root, *tools = NULL, *tool;
     struct chat_storage *storage = request->storage;
     int rc = codec_get_array(root, "tools", &tools, err);
-    if (rc || !tools || !tools->child)
+    if (rc || !tools || !tools->child || (rc = tools_open_names(tools, &request->tools, err)))
         return rc;
-    if (cJSON_GetArraySize(tools) > CHAT_MAX_TOOLS)
-        return codec_fail(err, "tools", "'tools' holds %d tools, %d are allowed", cJSON_GetArraySize(tools),
-                          CHAT_MAX_TOOLS);
     storage->tools = calloc((size_t)cJSON_GetArraySize(tools), sizeof *storage->tools);
-    request->tools = tool_names_open();
-    if (!storage->tools || !request->tools)
+    if (!storage->tools)
         return codec_no_memory(err);
     struct codec_slice cursor = codec_slice_enter(codec_slice_child(codec_slice_root(&request->body), root, tools));
     size_t n = 0;
@@ -251,31 +240,6 @@ static int decode_named_choice(struct chat_request *request, const cJSON *choice
     return 0;
 }
 
-/* Decoding is held to calls of the tools, in Llama 4's JSON form. */
-static int force_call(struct chat_request *request, struct codec_err *err) {
-    const struct l4_chat *chat = &request->chat;
-    struct l4_buf gbnf = {0};
-    struct l4_err why;
-    if (request->params.grammar)
-        return codec_fail(
-            err, "tool_choice",
-            "a 'tool_choice' that forces a call excludes 'grammar' and a 'response_format' other than text");
-    int rc = l4_grammar_from_tools(chat->tools_json, chat->n_tools, request->only_tool, request->parallel_tool_calls,
-                                   &gbnf, &why);
-    if (rc == 0)
-        rc = l4_grammar_open(&request->params.grammar, gbnf.data, gbnf.len, &why);
-    l4_buf_free(&gbnf);
-    if (rc == 0)
-        return 0;
-    if (why.code == L4_E_NOMEM)
-        return codec_no_memory(err);
-    char param[sizeof err->param]; /* "tools[0].function.parameters: ..." */
-    bool has_place = strncmp(why.message, "tools[", 6) == 0;
-    snprintf(param, sizeof param, "%.*s", has_place ? (int)strcspn(why.message, ":") : 0, why.message);
-    return codec_fail(err, has_place ? param : "tools", "'tool_choice' forces a call, but not of these tools: %.300s",
-                      why.message);
-}
-
 static int decode_tool_choice(struct chat_request *request, struct codec_err *err) {
     static const char *const names[] = {"auto", "none", "required"}; /* in enum chat_tool_choice's order */
     const cJSON *root = request->body.root, *choice = codec_get(root, "tool_choice");
@@ -301,7 +265,8 @@ static int decode_tool_choice(struct chat_request *request, struct codec_err *er
     if (request->tool_choice == CHAT_TOOLS_REQUIRED && !request->tools)
         return codec_fail(err, "tool_choice", "'tool_choice' forces a call, but there are no 'tools'");
     if (request->tool_choice == CHAT_TOOLS_REQUIRED)
-        return force_call(request, err);
+        return tools_force_call(&request->chat, request->only_tool, request->parallel_tool_calls,
+                                &request->params.grammar, err);
     if (request->tool_choice == CHAT_TOOLS_NONE) { /* the model is not told of them, and its answer is text */
         tool_names_close(request->tools);
         request->tools = NULL;

@@ -6,8 +6,6 @@
 #include "server/codec_params.h"
 #include "server/tool_calls.h"
 
-enum { CHAT_MAX_TOOLS = 1024 };
-
 enum chat_tool_choice {
     CHAT_TOOLS_AUTO,
     CHAT_TOOLS_NONE,     /* as if there were no tools */

@@ -21,13 +21,23 @@ static int compile_buf(struct l4_buf *gbnf, const char *param, struct l4_grammar
     return rc;
 }
 
+int grammar_from_schema(struct codec_slice schema, const char *param, struct l4_grammar **grammar,
+                        struct codec_err *err) {
+    struct l4_buf gbnf = {0};
+    struct l4_err why;
+    if (l4_grammar_from_schema(schema.p, (size_t)(schema.end - schema.p), &gbnf, &why)) {
+        l4_buf_free(&gbnf);
+        return refuse(err, param, &why);
+    }
+    return compile_buf(&gbnf, param, grammar, err);
+}
+
 static int decode_schema(const cJSON *format, struct codec_slice slice, struct l4_grammar **grammar,
                          struct codec_err *err) {
     static const char param[] = "response_format.json_schema.schema";
     const cJSON *spec = NULL, *schema = NULL;
     struct l4_text name = {0}, ignored;
     struct l4_buf gbnf = {0};
-    struct l4_err why;
     bool strict;
     int rc = codec_get_object(format, "json_schema", &spec, err);
     if (rc)
@@ -44,11 +54,7 @@ static int decode_schema(const cJSON *format, struct codec_slice slice, struct l
         return compile_buf(&gbnf, param, grammar, err);
     }
     slice = codec_slice_child(codec_slice_child(slice, format, spec), spec, schema);
-    if (l4_grammar_from_schema(slice.p, (size_t)(slice.end - slice.p), &gbnf, &why)) {
-        l4_buf_free(&gbnf);
-        return refuse(err, param, &why);
-    }
-    return compile_buf(&gbnf, param, grammar, err);
+    return grammar_from_schema(slice, param, grammar, err);
 }
 
 static int decode_format(const struct codec_body *body, const cJSON *format, struct l4_grammar **grammar,

@@ -9,5 +9,8 @@
  *   Errors: L4_E_INVALID (*err names the field and, in the message, the place in the schema or the line of the
  * grammar), L4_E_NOMEM (*err filled). */
 int grammar_decode(const struct codec_body *body, struct l4_grammar **grammar, struct codec_err *err) L4_MUST_CHECK;
+/* grammar_from_schema - the same of a schema's text, which stands at param. */
+int grammar_from_schema(struct codec_slice schema, const char *param, struct l4_grammar **grammar,
+                        struct codec_err *err) L4_MUST_CHECK;
 
 #endif

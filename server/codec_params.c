@@ -82,35 +82,40 @@ uint64_t params_choice_seed(const struct gen_params *params, int k) {
     return x ^ (x >> 31);
 }
 
-static int decode_one_stop(const cJSON *item, struct gen_params *params, struct codec_err *err) {
+static int decode_one_stop(const cJSON *item, const char *name, struct gen_params *params, struct codec_err *err) {
     if (!cJSON_IsString(item))
-        return codec_fail(err, "stop", "'stop' must hold strings, not %s", codec_kind(item));
+        return codec_fail(err, name, "'%s' must hold strings, not %s", name, codec_kind(item));
     struct l4_text text = codec_text(item);
     if (text.len_bytes == 0)
-        return codec_fail(err, "stop", "'stop' must not hold an empty string");
+        return codec_fail(err, name, "'%s' must not hold an empty string", name);
     if (text.len_bytes > PARAMS_MAX_STOP_BYTES)
-        return codec_fail(err, "stop", "a string in 'stop' has %zu bytes, %d are allowed", text.len_bytes,
+        return codec_fail(err, name, "a string in '%s' has %zu bytes, %d are allowed", name, text.len_bytes,
                           PARAMS_MAX_STOP_BYTES);
     params->stop[params->n_stop++] = text;
     return 0;
 }
 
-static int decode_stop(const cJSON *root, struct gen_params *params, struct codec_err *err) {
-    const cJSON *stop = codec_get(root, "stop"), *item;
-    if (!stop)
-        return 0;
-    if (cJSON_IsString(stop))
-        return decode_one_stop(stop, params, err);
-    if (!cJSON_IsArray(stop))
-        return codec_fail(err, "stop", "'stop' must be a string or an array of strings, not %s", codec_kind(stop));
-    cJSON_ArrayForEach(item, stop) {
+int params_decode_stops(const cJSON *array, const char *name, struct gen_params *params, struct codec_err *err) {
+    const cJSON *item;
+    cJSON_ArrayForEach(item, array) {
         if (params->n_stop == PARAMS_MAX_STOP)
-            return codec_fail(err, "stop", "'stop' holds more than %d strings", PARAMS_MAX_STOP);
-        int rc = decode_one_stop(item, params, err);
+            return codec_fail(err, name, "'%s' holds more than %d strings", name, PARAMS_MAX_STOP);
+        int rc = decode_one_stop(item, name, params, err);
         if (rc)
             return rc;
     }
     return 0;
+}
+
+static int decode_stop(const cJSON *root, struct gen_params *params, struct codec_err *err) {
+    const cJSON *stop = codec_get(root, "stop");
+    if (!stop)
+        return 0;
+    if (cJSON_IsString(stop))
+        return decode_one_stop(stop, "stop", params, err);
+    if (!cJSON_IsArray(stop))
+        return codec_fail(err, "stop", "'stop' must be a string or an array of strings, not %s", codec_kind(stop));
+    return params_decode_stops(stop, "stop", params, err);
 }
 
 static int decode_stop_ids(const cJSON *root, const struct codec_limits *limits, struct gen_params *params,
@@ -178,11 +183,10 @@ static int decode_logit_bias(const cJSON *root, const struct codec_limits *limit
     return 0;
 }
 
-static int decode_streaming(const cJSON *root, struct gen_params *params, struct codec_err *err) {
+static int decode_stream_options(const cJSON *root, struct gen_params *params, struct codec_err *err) {
     const cJSON *options = NULL;
-    int rc;
-    if ((rc = codec_get_bool(root, "stream", &params->stream, err)) ||
-        (rc = codec_get_object(root, "stream_options", &options, err)) || !options)
+    int rc = codec_get_object(root, "stream_options", &options, err);
+    if (rc || !options)
         return rc;
     if (!params->stream)
         return codec_fail(err, "stream_options", "'stream_options' is allowed only with 'stream': true");
@@ -221,19 +225,28 @@ static int decode_rest(const cJSON *root, struct codec_err *err) {
     return 0;
 }
 
+int params_decode_shared(const struct codec_body *body, const struct codec_limits *limits, struct gen_params *params,
+                         struct codec_err *err) {
+    const cJSON *root = body->root;
+    int rc;
+    *params = (struct gen_params){.sampling = limits->defaults, .max_tokens = -1, .n = 1, .best_of = 1};
+    if ((rc = decode_model(root, limits, err)) || (rc = decode_sampling(root, &params->sampling, err)) ||
+        (rc = decode_seed(body, params, err)) || (rc = decode_stop_ids(root, limits, params, err)) ||
+        (rc = decode_logit_bias(root, limits, &params->sampling, err)) ||
+        (rc = codec_get_bool(root, "ignore_eos", &params->ignore_eos, err)) ||
+        (rc = codec_get_bool(root, "stream", &params->stream, err)) || (rc = decode_prefix_cache(root, params, err)))
+        return rc;
+    return grammar_decode(body, &params->grammar, err);
+}
+
 int params_decode(const struct codec_body *body, const struct codec_limits *limits, struct gen_params *params,
                   struct codec_err *err) {
     const cJSON *root = body->root;
     int64_t n = 1;
     int rc;
-    *params = (struct gen_params){.sampling = limits->defaults, .max_tokens = -1, .n = 1, .best_of = 1};
-    if ((rc = decode_model(root, limits, err)) || (rc = decode_sampling(root, &params->sampling, err)) ||
-        (rc = decode_seed(body, params, err)) || (rc = codec_get_int(root, "n", 1, PARAMS_MAX_N, &n, err)) ||
-        (rc = decode_stop(root, params, err)) || (rc = decode_stop_ids(root, limits, params, err)) ||
-        (rc = decode_logit_bias(root, limits, &params->sampling, err)) ||
-        (rc = codec_get_bool(root, "ignore_eos", &params->ignore_eos, err)) ||
-        (rc = decode_streaming(root, params, err)) || (rc = decode_prefix_cache(root, params, err)) ||
-        (rc = grammar_decode(body, &params->grammar, err)))
+    if ((rc = params_decode_shared(body, limits, params, err)) ||
+        (rc = codec_get_int(root, "n", 1, PARAMS_MAX_N, &n, err)) || (rc = decode_stop(root, params, err)) ||
+        (rc = decode_stream_options(root, params, err)))
         return rc;
     params->n = params->best_of = (int)n;
     return decode_rest(root, err);

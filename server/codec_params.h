@@ -44,12 +44,19 @@ struct gen_params {
     char salt[L4_MAX_SALT_BYTES + 1]; /* of the prefix cache */
 };
 
-/* params_decode - everything but max_tokens, logprobs, best_of and echo, which differ between endpoints.  Free *params
- * with params_free whatever comes back.
- *   Errors: L4_E_INVALID (*err filled; a model that is not served is a 404), L4_E_NOMEM (*err filled). */
+/* params_decode_shared - what all generating endpoints read alike: model, sampling, seed, stop_token_ids, logit_bias,
+ * ignore_eos, stream, the prefix cache, grammar and response_format.  Free *params with params_free whatever comes
+ * back. Errors: L4_E_INVALID (*err filled; a model that is not served is a 404), L4_E_NOMEM (*err filled). */
+int params_decode_shared(const struct codec_body *body, const struct codec_limits *limits, struct gen_params *params,
+                         struct codec_err *err) L4_MUST_CHECK;
+/* params_decode - the same and what OpenAI's completions and chat have besides: stop, n, stream_options.  Neither reads
+ * max_tokens, logprobs, best_of and echo, which differ between endpoints. */
 int params_decode(const struct codec_body *body, const struct codec_limits *limits, struct gen_params *params,
                   struct codec_err *err) L4_MUST_CHECK;
 void params_free(struct gen_params *params);
+/* params_decode_stops - add the stop strings of an array, which errors call `name`. */
+int params_decode_stops(const cJSON *array, const char *name, struct gen_params *params,
+                        struct codec_err *err) L4_MUST_CHECK;
 
 /* params_check_choices - refuse more choices than the server could ever hold, which no retry would change. */
 int params_check_choices(const struct gen_params *params, const struct codec_limits *limits, size_t n_prompts,

@@ -1,6 +1,7 @@
 #include "server/generation.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -86,17 +87,43 @@ int generation_check_length(const struct generation_input *input, const char *pa
     return L4_E_CONTEXT_LENGTH;
 }
 
-/* What the engine has copied or made is not needed any more. */
-static void free_input(struct generation *gen) {
-    struct generation_input *input = &gen->input;
+/* The template's errors begin with the place to blame, where there is one: "tools[0]: ...". */
+static int refuse_place(struct codec_err *err, const struct l4_err *why) {
+    char param[sizeof err->param];
+    bool has_place = strncmp(why->message, "tools[", 6) == 0 || strncmp(why->message, "messages[", 9) == 0;
+    const char *place = has_place ? why->message : "messages";
+    snprintf(param, sizeof param, "%.*s", (int)strcspn(place, ":"), place);
+    return generation_refuse(err, param, why);
+}
+
+int generation_add_chat(struct generation_input *input, const struct l4_chat *chat, struct codec_err *err) {
+    struct l4_err why;
+    size_t n_bytes = 0;
+    int rc;
+    for (size_t i = 0; i < chat->n_messages; i++)
+        n_bytes += chat->messages[i].content.len_bytes;
+    if ((rc = generation_check_length(input, "messages", n_bytes, err)) || (rc = generation_add_prompts(input, 1, err)))
+        return rc;
+    if (l4_chat_encode(input->tokenizer, chat, &input->prompts[0].tokens, NULL, &why))
+        return refuse_place(err, &why);
+    return 0;
+}
+
+void generation_free_prompts(struct generation_input *input) {
     for (size_t i = 0; i < input->n_prompts; i++) {
         l4_tokens_free(&input->prompts[i].tokens);
         l4_buf_free(&input->prompts[i].text);
     }
     free(input->prompts);
-    gen->format->free_request(input->request);
     input->prompts = NULL;
     input->n_prompts = 0;
+}
+
+/* What the engine has copied or made is not needed any more. */
+static void free_input(struct generation *gen) {
+    struct generation_input *input = &gen->input;
+    generation_free_prompts(input);
+    gen->format->free_request(input->request);
     input->request = NULL;
     input->params.n_stop = input->params.n_stop_ids = input->params.sampling.n_logit_bias = 0; /* were the request's */
     input->params.stop_ids = NULL;
@@ -203,8 +230,11 @@ static void put_pending(struct candidate *c) {
 }
 
 static void put_finish(struct candidate *c) {
-    struct answer_choice choice = {
-        .index = c->index, .text = {"", 0}, .finish_reason = c->finish_reason, .stop_index = c->stop_index};
+    struct answer_choice choice = {.index = c->index,
+                                   .text = {"", 0},
+                                   .finish_reason = c->finish_reason,
+                                   .stop_index = c->stop_index,
+                                   .n_broken_calls = c->calls.n - c->n_whole_calls};
     put_chunk(c->gen, c->gen->format->put_finish, &choice);
 }
 
@@ -549,10 +579,8 @@ static int submit_all(struct generation *gen, struct l4_err *err) {
     return 0;
 }
 
-static void refuse(struct generation *gen) {
-    const struct codec_err *err = &gen->err;
-    http_reply_error(gen->x, err->status, err->param[0] ? err->param : NULL, err->code, "%s", err->message);
-    generation_free(gen);
+void generation_reply_refusal(struct http_exchange *x, const struct codec_err *err) {
+    http_reply_error(x, err->status, err->param[0] ? err->param : NULL, err->code, "%s", err->message);
 }
 
 /* On the loop again: refuse or submit. */
@@ -566,7 +594,8 @@ static void on_prepared(void *user, struct http_exchange *x) {
     gen->x = x;
     http_on_gone(x, on_gone, gen);
     if (gen->prepare_rc) {
-        refuse(gen);
+        generation_reply_refusal(gen->x, &gen->err);
+        generation_free(gen);
         return;
     }
     if (submit_all(gen, &err)) {

@@ -42,7 +42,7 @@ struct generation_output {
     const struct answer_usage *usage; /* in a stream what is known so far: the prompts' tokens from the beginning */
     void *answer;                     /* input.answer */
 };
-/* Pieces of a stream.  finish has the choice's finish_reason and stop_index, and no text. */
+/* Pieces of a stream.  finish has the choice's finish_reason, stop_index and n_broken_calls, and no text. */
 typedef void generation_put_chunk(const struct generation_output *to, const struct answer_choice *choice);
 
 struct generation_format {
@@ -68,8 +68,11 @@ struct generation_format {
 /* generation_start - take over the exchange and answer it. */
 void generation_start(struct server *server, struct http_exchange *x, const struct generation_format *format);
 
-/* generation_input_init - what prepare is given, for those who prepare without generating; the body is theirs to set. */
+/* For those who prepare without generating: what prepare is given, but for the body; the end of what it made; and the
+ * answer to a request that it refused. */
 void generation_input_init(const struct server *server, struct generation_input *input);
+void generation_free_prompts(struct generation_input *input);
+void generation_reply_refusal(struct http_exchange *x, const struct codec_err *err);
 
 /* For prepare: n zeroed prompts, and an engine error as a refusal that names a field.  Both return 0 or L4_E_*. */
 int generation_add_prompts(struct generation_input *input, size_t n, struct codec_err *err) L4_MUST_CHECK;
@@ -79,5 +82,8 @@ int generation_refuse(struct codec_err *out, const char *param, const struct l4_
  * are, before time goes into tokenizing it. */
 int generation_check_length(const struct generation_input *input, const char *param, size_t n_bytes,
                             struct codec_err *err) L4_MUST_CHECK;
+/* generation_add_chat - for prepare: the prompt of a chat as the only one.  Errors name the message or the tool. */
+int generation_add_chat(struct generation_input *input, const struct l4_chat *chat,
+                        struct codec_err *err) L4_MUST_CHECK;
 
 #endif

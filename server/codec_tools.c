@@ -1,0 +1,46 @@
+#include "server/codec_tools.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int tools_open_names(const cJSON *tools, struct tool_names **names, struct codec_err *err) {
+    int n = cJSON_GetArraySize(tools);
+    if (n > TOOLS_MAX_N)
+        return codec_fail(err, "tools", "'tools' holds %d tools, %d are allowed", n, TOOLS_MAX_N);
+    *names = tool_names_open();
+    return *names ? 0 : codec_no_memory(err);
+}
+
+int tools_add_name(struct tool_names *names, struct l4_text name, const char *param, struct codec_err *err) {
+    if (name.len_bytes == 0)
+        return codec_fail(err, param, "the name of a tool is missing");
+    if (!tool_name_is_valid(name))
+        return codec_fail(err, param,
+                          "the name of a tool must be 1 to %d letters, digits, '_', '-' and '.', not '%.40s'",
+                          TOOL_CALLS_MAX_NAME_BYTES, name.data);
+    if (tool_names_has(names, name))
+        return codec_fail(err, param, "two tools are named '%.128s'", name.data);
+    return tool_names_add(names, name) ? 0 : codec_no_memory(err);
+}
+
+int tools_force_call(const struct l4_chat *chat, const char *only, bool parallel, struct l4_grammar **grammar,
+                     struct codec_err *err) {
+    struct l4_buf gbnf = {0};
+    struct l4_err why;
+    if (*grammar)
+        return codec_fail(err, "tool_choice",
+                          "a 'tool_choice' that forces a call excludes 'grammar' and every format but text");
+    int rc = l4_grammar_from_tools(chat->tools_json, chat->n_tools, only, parallel, &gbnf, &why);
+    if (rc == 0)
+        rc = l4_grammar_open(grammar, gbnf.data, gbnf.len, &why);
+    l4_buf_free(&gbnf);
+    if (rc == 0)
+        return 0;
+    if (why.code == L4_E_NOMEM)
+        return codec_no_memory(err);
+    char param[sizeof err->param]; /* "tools[0].function.parameters: ..." */
+    bool has_place = strncmp(why.message, "tools[", 6) == 0;
+    snprintf(param, sizeof param, "%.*s", has_place ? (int)strcspn(why.message, ":") : 0, why.message);
+    return codec_fail(err, has_place ? param : "tools", "'tool_choice' forces a call, but not of these tools: %.300s",
+                      why.message);
+}
