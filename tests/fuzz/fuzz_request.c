@@ -1,5 +1,5 @@
-/* Any bytes as the body of a completions or chat request: decoded or refused with a status, a message and, inside
- * accepted requests, bounds that hold. */
+/* Any bytes as the body of a completions, chat or messages request: decoded or refused with a status, a message and,
+ * inside accepted requests, bounds that hold. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -7,6 +7,7 @@
 
 #include "server/codec_chat.h"
 #include "server/codec_completions.h"
+#include "server/codec_messages.h"
 
 static const struct codec_limits limits = {
     .model_name = "demo", .vocab_size = 2048, .max_choices = PARAMS_MAX_CHOICES, .defaults = {.temperature = 1}};
@@ -48,6 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct codec_err err = {0};
     struct completions_request completions;
     struct chat_request chat;
+    struct messages_request messages;
     char *text = malloc(size ? size : 1); /* of its own, so that reading past the end is seen */
     if (!text)
         return 0;
@@ -66,6 +68,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             check_slice(chat.chat.tools_json[i]);
     }
     chat_request_free(&chat);
+    if (messages_decode(text, size, MESSAGES_ANSWER, &limits, &messages, &err)) {
+        check_error(&err);
+    } else {
+        check_params(&messages.params, 1);
+        require(messages.chat.n_messages > 0 && messages.params.max_tokens > 0);
+        for (size_t i = 0; i < messages.chat.n_tools; i++)
+            check_slice(messages.chat.tools_json[i]);
+        for (size_t i = 0; i < messages.chat.n_messages; i++)
+            for (size_t k = 0; k < messages.chat.messages[i].n_tool_calls; k++)
+                check_slice(messages.chat.messages[i].tool_calls[k].arguments_json);
+    }
+    messages_request_free(&messages);
     free(text);
     return 0;
 }

@@ -285,3 +285,19 @@ def exact():
 def fake():
     """The fake engine, likewise."""
     yield from shared("fake:", False)
+
+
+@pytest.fixture(scope="module")
+def say(tmp_path_factory):
+    """say(text): a fake engine that answers with this text, shared by a file's tests."""
+    daemons = {}
+
+    def daemon_that_says(text):
+        if text not in daemons:
+            path = tmp_path_factory.mktemp("say") / "answer"
+            path.write_text(text)
+            daemons[text] = Daemon({"model": "fake:answer=%s" % path, "port": 0}, real=False)
+        return daemons[text]
+    yield daemon_that_says
+    for daemon in daemons.values():
+        daemon.stop()

@@ -201,22 +201,6 @@ def test_several_forced_calls(demo):
 
 # ---- what models say, said by the fake engine
 
-@pytest.fixture(scope="module")
-def say(tmp_path_factory):
-    from conftest import Daemon
-    daemons = {}
-
-    def daemon_that_says(text):
-        if text not in daemons:
-            path = tmp_path_factory.mktemp("say") / "answer"
-            path.write_text(text)
-            daemons[text] = Daemon({"model": "fake:answer=%s" % path, "port": 0}, real=False)
-        return daemons[text]
-    yield daemon_that_says
-    for daemon in daemons.values():
-        daemon.stop()
-
-
 WEATHER = '{"name": "get_weather", "parameters": {"city": "Paris"}}'
 CALLED = ("get_weather", '{"city": "Paris"}')
 

@@ -73,6 +73,8 @@ static void test_handlers(void **state) {
         {"HEAD", "/v1/models/org/name", "api_model"},
         {"POST", "/v1/completions", "api_completions"},
         {"POST", "/v1/chat/completions", "api_chat_completions"},
+        {"POST", "/v1/messages", "api_messages"},
+        {"POST", "/v1/messages/count_tokens", "api_messages_count_tokens"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct http_exchange x = dispatch(SERVER_READY, (struct http_exchange){.method = cases[i].method,
@@ -95,7 +97,8 @@ static void test_rows_are_counted_apart(void **state) {
 
 static void test_unknown_path(void **state) {
     (void)state;
-    static const char *const paths[] = {"/", "", "/healthy", "/health/", "/HEALTH", "/v1/models/", "/v1/completions/x"};
+    static const char *const paths[] = {
+        "/", "", "/healthy", "/health/", "/HEALTH", "/v1/models/", "/v1/completions/x", "/v1/messages/"};
     for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
         assert_int_equal(dispatch(SERVER_READY, (struct http_exchange){.method = "GET", .path = paths[i]}).status, 404);
 }
