@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/codec_content.h"
 #include "server/codec_tools.h"
 
 /* What the l4_chat of a request points to and the body's tree does not hold. */
@@ -24,45 +25,6 @@ static const char *decode_role(const cJSON *message) {
         if (strcmp(role->valuestring, roles[i][0]) == 0)
             return roles[i][1];
     return NULL;
-}
-
-static int decode_part(const cJSON *part, struct l4_text *text, struct codec_err *err) {
-    struct l4_text type = {0};
-    int rc;
-    if (!cJSON_IsObject(part))
-        return codec_fail(err, "", "a content part must be an object, not %s", codec_kind(part));
-    if ((rc = codec_get_text(part, "type", &type, err)))
-        return rc;
-    if (!type.data)
-        return codec_fail(err, "type", "the 'type' of a content part is missing");
-    bool is_refusal = strcmp(type.data, "refusal") == 0;
-    if (strcmp(type.data, "image_url") == 0)
-        return codec_fail(err, "type", "images are not served: content parts must be of type 'text'");
-    if (strcmp(type.data, "text") != 0 && !is_refusal)
-        return codec_fail(err, "type", "content parts must be of type 'text', not '%.40s'", type.data);
-    if ((rc = codec_get_text(part, is_refusal ? "refusal" : "text", text, err)))
-        return rc;
-    return text->data ? 0 : codec_fail(err, type.data, "the '%s' of a content part is missing", type.data);
-}
-
-static int decode_parts(const cJSON *content, struct l4_message *message, struct l4_buf *joined,
-                        struct codec_err *err) {
-    const cJSON *part;
-    int n = 0;
-    cJSON_ArrayForEach(part, content) {
-        struct l4_text text = {0};
-        int rc = decode_part(part, &text, err);
-        if (rc)
-            return codec_within(err, "content[%d]", n);
-        l4_buf_append(joined, text.data, text.len_bytes);
-        n++;
-    }
-    if (n == 0)
-        return codec_fail(err, "content", "'content' must not be an empty array");
-    if (joined->failed)
-        return codec_no_memory(err);
-    message->content = (struct l4_text){joined->data, joined->len};
-    return 0;
 }
 
 static int decode_call(const cJSON *call, struct codec_slice slice, struct l4_tool_call *out, struct codec_err *err) {
@@ -121,6 +83,7 @@ static int decode_calls(const cJSON *object, struct codec_slice slice, struct l4
 
 static int decode_message(const cJSON *object, struct codec_slice slice, struct l4_message *message,
                           struct message_storage *storage, struct codec_err *err) {
+    static const struct content_part_type types[] = {{"text", "text"}, {"refusal", "refusal"}, {NULL, NULL}};
     struct l4_text ignored;
     int rc;
     if (!cJSON_IsObject(object))
@@ -133,18 +96,11 @@ static int decode_message(const cJSON *object, struct codec_slice slice, struct 
         (rc = codec_get_text(object, "name", &ignored, err)) ||
         (rc = codec_get_text(object, "tool_call_id", &ignored, err)))
         return rc;
-    const cJSON *content = codec_get(object, "content");
-    message->content = (struct l4_text){"", 0};
-    if (cJSON_IsArray(content))
-        return decode_parts(content, message, &storage->joined, err);
-    if (cJSON_IsString(content))
-        message->content = codec_text(content);
-    else if (content)
-        return codec_fail(err, "content", "'content' must be a string or an array of parts, not %s",
-                          codec_kind(content));
-    else if (strcmp(message->role, "assistant") != 0)
+    message->content.data = strcmp(message->role, "assistant") == 0 ? "" : NULL; /* the others must have one */
+    rc = content_decode(object, "content", types, &storage->joined, &message->content, err);
+    if (rc == 0 && !message->content.data)
         return codec_fail(err, "content", "the 'content' of a message is missing");
-    return 0;
+    return rc;
 }
 
 static int decode_messages(struct chat_request *request, struct codec_err *err) {
