@@ -350,6 +350,18 @@ void codec_put_string(struct l4_buf *out, const char *text, size_t len_bytes) {
     l4_buf_append(out, "\"", 1);
 }
 
+void codec_put_compact(struct l4_buf *out, struct codec_slice json) {
+    for (const char *p = json.p, *end; p < json.end; p = end) {
+        if ((unsigned char)*p <= ' ') {
+            end = skip_space(p, json.end);
+            continue;
+        }
+        for (end = p; end < json.end && (unsigned char)*end > ' ';)
+            end = *end == '"' ? skip_string(end, json.end) : end + 1;
+        l4_buf_append(out, p, (size_t)(end - p));
+    }
+}
+
 void codec_put_int(struct l4_buf *out, int64_t value) {
     char text[24], *p = text + sizeof text;
     uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;

@@ -78,6 +78,8 @@ struct codec_slice codec_slice_next(struct codec_slice *cursor, bool has_keys);
 /* codec_put_string - a JSON string, quotes included.  Bytes that are not UTF-8 become U+FFFD. */
 void codec_put_string(struct l4_buf *out, const char *text, size_t len_bytes);
 void codec_put_int(struct l4_buf *out, int64_t value);
+/* codec_put_compact - a value's own text without the white space between its tokens: on one line. */
+void codec_put_compact(struct l4_buf *out, struct codec_slice json);
 /* codec_put_float - nine digits, which name a float exactly; NaN as null; infinities as -9999 and 9999. */
 void codec_put_float(struct l4_buf *out, double value);
 

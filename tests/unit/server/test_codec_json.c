@@ -226,6 +226,26 @@ static void test_numbers_are_written(void **state) {
     l4_buf_free(&out);
 }
 
+static void test_values_without_space(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *want;
+    } cases[] = {
+        {" { \"a b\" : [ 1 ,\t2.50\n] ,\r\n\"c\\\" \" : null } ", "{\"a b\":[1,2.50],\"c\\\" \":null}"},
+        {"\" x \"", "\" x \""},
+        {"1e3", "1e3"},
+        {"[\"\",\"\\\\\" , true]", "[\"\",\"\\\\\",true]"},
+        {"", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct l4_buf out = {0};
+        l4_buf_puts(&out, "");
+        codec_put_compact(&out, (struct codec_slice){cases[i].text, cases[i].text + strlen(cases[i].text)});
+        assert_string_equal(out.data, cases[i].want);
+        l4_buf_free(&out);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bodies_that_are_refused),
@@ -238,6 +258,7 @@ int main(void) {
         cmocka_unit_test(test_parameter_paths),
         cmocka_unit_test(test_strings_are_escaped),
         cmocka_unit_test(test_numbers_are_written),
+        cmocka_unit_test(test_values_without_space),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
