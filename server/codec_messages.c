@@ -62,17 +62,6 @@ static int decode_text_block(const cJSON *block, struct l4_message *message, str
     return add_text(message, turn, text, err);
 }
 
-/* The JSON of an object must pass the template, which writes it as Python would: better refused here, by its name. */
-static int check_json(struct codec_slice json, const char *param, struct codec_err *err) {
-    struct l4_buf ignored = {0};
-    struct l4_err why;
-    int rc = l4_json_python(json.p, (size_t)(json.end - json.p), 0, &ignored, &why);
-    l4_buf_free(&ignored);
-    if (rc == 0)
-        return 0;
-    return rc == L4_E_NOMEM ? codec_no_memory(err) : codec_fail(err, param, "'%s': %.300s", param, why.message);
-}
-
 static int decode_tool_use(const cJSON *block, struct codec_slice slice, struct l4_tool_call *call,
                            struct codec_err *err) {
     struct l4_text id = {0};
@@ -89,7 +78,7 @@ static int decode_tool_use(const cJSON *block, struct codec_slice slice, struct 
         return codec_fail(err, "input", "the 'input' of a tool_use block is missing");
     slice = codec_slice_child(slice, block, input);
     call->arguments_json = (struct l4_text){slice.p, (size_t)(slice.end - slice.p)};
-    return check_json(slice, "input", err);
+    return tools_check_json(slice, "input", err);
 }
 
 /* n_max: calls that the message may come to have. */
@@ -295,7 +284,7 @@ static int decode_tool(const cJSON *tool, struct codec_slice slice, struct tool_
     if (!schema)
         return codec_fail(err, "input_schema", "the 'input_schema' of a tool is missing");
     slice = codec_slice_child(slice, tool, schema);
-    if ((rc = check_json(slice, "input_schema", err)))
+    if ((rc = tools_check_json(slice, "input_schema", err)))
         return rc;
     l4_buf_puts(out, "{\"type\":\"function\",\"function\":{\"name\":");
     codec_put_string(out, name.data, name.len_bytes);

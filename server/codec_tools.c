@@ -23,6 +23,16 @@ int tools_add_name(struct tool_names *names, struct l4_text name, const char *pa
     return tool_names_add(names, name) ? 0 : codec_no_memory(err);
 }
 
+int tools_check_json(struct codec_slice json, const char *param, struct codec_err *err) {
+    struct l4_buf ignored = {0};
+    struct l4_err why;
+    int rc = l4_json_python(json.p, (size_t)(json.end - json.p), 0, &ignored, &why);
+    l4_buf_free(&ignored);
+    if (rc == 0)
+        return 0;
+    return rc == L4_E_NOMEM ? codec_no_memory(err) : codec_fail(err, param, "'%s': %.300s", param, why.message);
+}
+
 int tools_force_call(const struct l4_chat *chat, const char *only, bool parallel, struct l4_grammar **grammar,
                      struct codec_err *err) {
     struct l4_buf gbnf = {0};

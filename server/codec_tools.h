@@ -16,6 +16,10 @@ int tools_open_names(const cJSON *tools, struct tool_names **names, struct codec
 int tools_add_name(struct tool_names *names, struct l4_text name, const char *param,
                    struct codec_err *err) L4_MUST_CHECK;
 
+/* tools_check_json - arguments and schemas must pass the template, which writes them as Python would: better refused
+ * here, by the name of their place.  Errors: L4_E_INVALID, L4_E_NOMEM (*err filled). */
+int tools_check_json(struct codec_slice json, const char *param, struct codec_err *err) L4_MUST_CHECK;
+
 /* tools_force_call - *grammar holds decoding to calls of the chat's tools, in Llama 4's JSON form.
  *   only: the one tool to call, NULL = any      parallel: several calls are allowed
  *   *grammar must be NULL, else the request asks for two forms at once.
