@@ -73,6 +73,7 @@ struct answer_choice {
     size_t n_calls;
     size_t call;                         /* streams: the number of the call that calls[0] is a piece of */
     bool begins_call;                    /* streams: the piece is the call's first */
+    bool breaks_call;                    /* at the end of one: what was to be it follows as text */
     const struct logprob_list *logprobs; /* NULL = none */
     const char *finish_reason;           /* NULL = not yet */
     int stop_index;                      /* of the request's stop strings, the one that ended it; -1 = none */

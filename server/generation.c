@@ -213,6 +213,11 @@ static bool has_failed(const struct candidate *c) {
            (c->tools && tool_calls_failed(c->tools));
 }
 
+/* The format is given the answer as it comes, not at the end. */
+static bool in_pieces(const struct generation *gen) {
+    return gen->input.params.stream || gen->format->always_in_pieces;
+}
+
 /* What a candidate has to show since its last chunk. */
 static void put_pending(struct candidate *c) {
     struct generation *gen = c->gen;
@@ -320,14 +325,22 @@ static void put_call(struct candidate *c, const struct answer_call *call, size_t
     put_chunk(c->gen, c->gen->format->put_call, &choice);
 }
 
+static void put_call_end(struct candidate *c, const struct answer_call *call, size_t index, bool breaks) {
+    struct answer_choice choice = {.index = c->index, .calls = call, .n_calls = 1, .call = index, .stop_index = -1};
+    choice.breaks_call = breaks;
+    if (call && in_pieces(c->gen) && c->gen->format->put_call_end)
+        put_chunk(c->gen, c->gen->format->put_call_end, &choice);
+}
+
 /* What comes out of the text that a candidate's tool_calls was fed. */
 static void on_tool_event(void *user, const struct tool_event *event) {
     struct candidate *c = user;
-    bool is_stream = c->gen->input.params.stream;
+    bool pieces = in_pieces(c->gen);
     struct answer_call *call = c->calls.n > 0 ? &c->calls.list[c->calls.n - 1] : NULL;
     switch (event->type) {
     case TOOL_CALL_BROKEN:
-        if (!is_stream) /* a stream's client has seen it begin; its arguments stay incomplete */
+        put_call_end(c, call, event->call, true);
+        if (!pieces) /* else it was announced, and its arguments stay incomplete */
             answer_calls_drop_last(&c->calls);
         /* fall through */
     case TOOL_CONTENT:
@@ -335,7 +348,7 @@ static void on_tool_event(void *user, const struct tool_event *event) {
         break;
     case TOOL_CALL_BEGIN:
         call = answer_calls_add(&c->calls, event->text);
-        if (call && is_stream) {
+        if (call && pieces) {
             put_pending(c);
             put_call(c, call, event->call, true);
         }
@@ -344,12 +357,14 @@ static void on_tool_event(void *user, const struct tool_event *event) {
         if (!call)
             break;
         l4_buf_append(&call->arguments, event->text.data, event->text.len_bytes);
-        if (is_stream) {
+        if (pieces) {
             put_call(c, call, event->call, false);
+            c->gen->out.failed |= call->arguments.failed;
             l4_buf_clear(&call->arguments);
         }
         break;
     case TOOL_CALL_END:
+        put_call_end(c, call, event->call, false);
         c->n_whole_calls++;
         break;
     case TOOL_MARKUP:
@@ -427,18 +442,16 @@ static void on_event(void *user, const struct l4_event *event) {
     else
         take_end(c, event);
 
-    if (gen->input.params.stream) {
-        if (event->type != L4_EVENT_PROMPT)
-            put_pending(c);
-        if (event->type == L4_EVENT_DONE)
-            put_finish(c);
-        if (gen->n_running == 0)
-            end_stream(gen);
-        else
-            flush(gen);
-    } else if (gen->n_running == 0) {
+    if (in_pieces(gen) && event->type != L4_EVENT_PROMPT)
+        put_pending(c);
+    if (in_pieces(gen) && event->type == L4_EVENT_DONE)
+        put_finish(c);
+    if (gen->n_running == 0 && gen->input.params.stream)
+        end_stream(gen);
+    else if (gen->n_running == 0)
         reply_whole(gen);
-    }
+    else if (gen->input.params.stream)
+        flush(gen);
 }
 
 /* ---- start --------------------------------------------------------------------------------------------------------

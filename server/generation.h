@@ -57,8 +57,12 @@ struct generation_format {
 
     void (*free_answer)(void *answer); /* NULL where prepare leaves none */
 
+    /* put_text, put_call, put_call_end and put_finish are called for whole answers, too, before put_whole: to collect
+     * them in `answer`, and to write nothing. */
+    bool always_in_pieces;
     generation_put_chunk *put_begin, *put_text, *put_finish; /* begin may be NULL */
     generation_put_chunk *put_call;                          /* a piece of a tool call; NULL without input.tools */
+    generation_put_chunk *put_call_end; /* the call that was begun last is whole, or none: breaks_call; may be NULL */
     /* The end of a stream, NULL: as OpenAI's completions end; and of one that breaks off, NULL: http_stream_fail. */
     void (*put_end)(const struct generation_output *to);
     void (*put_error)(const struct generation_output *to, const struct l4_err *err);
