@@ -21,6 +21,7 @@ enum {
     X("GET", "/v1/models/*", api_model, ROUTE_NEEDS_MODEL)                                                             \
     X("POST", "/v1/completions", api_completions, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                 \
     X("POST", "/v1/chat/completions", api_chat_completions, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                       \
+    X("POST", "/v1/responses", api_responses, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                     \
     X("POST", "/v1/messages", api_messages, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                       \
     X("POST", "/v1/messages/count_tokens", api_messages_count_tokens, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)
 

@@ -1,5 +1,5 @@
-/* Any bytes as the body of a completions, chat or messages request: decoded or refused with a status, a message and,
- * inside accepted requests, bounds that hold. */
+/* Any bytes as the body of a completions, chat, messages or responses request: decoded or refused with a status, a
+ * message and, inside accepted requests, bounds that hold. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -8,6 +8,7 @@
 #include "server/codec_chat.h"
 #include "server/codec_completions.h"
 #include "server/codec_messages.h"
+#include "server/codec_responses.h"
 
 static const struct codec_limits limits = {
     .model_name = "demo", .vocab_size = 2048, .max_choices = PARAMS_MAX_CHOICES, .defaults = {.temperature = 1}};
@@ -43,6 +44,18 @@ static void check_slice(struct l4_text text) {
     cJSON_Delete(item);
 }
 
+static void check_responses(const struct responses_request *responses) {
+    struct l4_buf echo = {0};
+    check_params(&responses->params, 1);
+    require(responses->params.n == 1 && responses->chat.n_messages > 0);
+    for (size_t i = 0; i < responses->chat.n_tools; i++)
+        check_slice(responses->chat.tools_json[i]);
+    l4_buf_printf(&echo, "{%s}", responses->echo.data);
+    check_slice((struct l4_text){echo.data, echo.len});
+    require(strpbrk(echo.data, "\r\n") == NULL); /* it goes into one line of a stream */
+    l4_buf_free(&echo);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -50,6 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct completions_request completions;
     struct chat_request chat;
     struct messages_request messages;
+    struct responses_request responses;
     char *text = malloc(size ? size : 1); /* of its own, so that reading past the end is seen */
     if (!text)
         return 0;
@@ -80,6 +94,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 check_slice(messages.chat.messages[i].tool_calls[k].arguments_json);
     }
     messages_request_free(&messages);
+    if (responses_decode(text, size, &limits, &responses, &err))
+        check_error(&err);
+    else
+        check_responses(&responses);
+    responses_request_free(&responses);
     free(text);
     return 0;
 }

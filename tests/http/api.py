@@ -7,6 +7,7 @@ from conftest import ROOT
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 
 with open(os.path.join(ROOT, "tests/fixtures/demo.golden.json"), encoding="utf-8") as f:
     GOLDEN = json.load(f)

@@ -4,10 +4,13 @@ import json
 
 import pytest
 
-from api import CHAT, COMPLETIONS, refused, user, whole
+from api import CHAT, COMPLETIONS, RESPONSES, refused, user, whole
 
-BASE = {COMPLETIONS: {"prompt": "Hi"}, CHAT: {"messages": user("Hi")}}
+BASE = {COMPLETIONS: {"prompt": "Hi"}, CHAT: {"messages": user("Hi")}, RESPONSES: {"input": "Hi"}}
+LIMIT = {COMPLETIONS: "max_tokens", CHAT: "max_tokens", RESPONSES: "max_output_tokens"}
+N_GENERATED = {COMPLETIONS: "completion_tokens", CHAT: "completion_tokens", RESPONSES: "output_tokens"}
 BOTH = pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+EVERY = pytest.mark.parametrize("path", [COMPLETIONS, CHAT, RESPONSES])
 
 HUGE = [1e308, -1e308, 2 ** 63, -2 ** 63 - 1, 10 ** 40]
 NUMBERS = {  # what is out of range apart from HUGE
@@ -33,6 +36,17 @@ OWN = {
         "values": {"max_tokens": [0], "max_completion_tokens": [-1, 0, 1.5], "top_logprobs": [-1, 21, 1],
                    "messages": [1, "Hi", {}, [], True], "tools": [1, {}, "x"],
                    "tool_choice": ["required", "any", 1, {"type": "function", "function": {"name": "f"}}]},
+    },
+    RESPONSES: {  # where max_tokens and response_format are refused whatever they are
+        "number": ["max_output_tokens", "max_completion_tokens", "max_tool_calls", "top_logprobs"],
+        "string": ["instructions", "truncation", "service_tier", "safety_identifier", "prompt_cache_key"],
+        "bool": ["parallel_tool_calls", "store", "background"],
+        "values": {"max_tokens": [0, 5], "max_output_tokens": [-1, 0, 1.5], "max_tool_calls": [-1, 0, 1.5], "n": [2],
+                   "top_logprobs": [-1, 21, 1.5], "input": [1, {}, [], True, [1], [{}], ["Hi"], user([]), user(1)],
+                   "include": [1, "x", {}, [1]], "metadata": [1, "x", [], {"a": 1}, {"a": {}}], "tools": [1, {}, "x", [1], [{}]],
+                   "text": [1, "x", [], {"format": 1}, {"format": {}}, {"verbosity": 1}], "reasoning": [1, "x", []],
+                   "previous_response_id": ["resp_1", 1], "conversation": ["conv_1", {}], "prompt": [{"id": "a"}],
+                   "tool_choice": ["required", "any", 1, [], {"type": "function", "name": "f"}]},
     },
 }
 SHARED_VALUES = {
@@ -60,7 +74,7 @@ def cases(path):
                 yield name, value
 
 
-@BOTH
+@EVERY
 def test_every_field_out_of_range_or_of_a_wrong_type(fake, path):
     n = 0
     for name, value in cases(path):
@@ -71,7 +85,7 @@ def test_every_field_out_of_range_or_of_a_wrong_type(fake, path):
         assert error["type"] == "invalid_request_error" and error["code"] is None
         n += 1
     assert n > 200
-    assert whole(fake, path, **BASE[path])["usage"]["completion_tokens"] > 0
+    assert whole(fake, path, **BASE[path])["usage"][N_GENERATED[path]] > 0
 
 
 def refused_at(daemon, path, body, name):
@@ -85,13 +99,13 @@ def refused_at(daemon, path, body, name):
     return error
 
 
-@BOTH
+@EVERY
 def test_null_is_absent_and_unknown_fields_are_ignored(fake, path):
     nothing = {name: None for kind in FIELDS.values() for name in kind}
     nothing.update({name: None for name in list(SHARED_VALUES) + list(OWN[path]["values"]) if name not in BASE[path]})
     body = dict(nothing, **BASE[path], never_heard_of={"a": [1, None]}, metadata={"k": "v"})
-    body["max_tokens"] = 2
-    assert whole(fake, path, **body)["usage"]["completion_tokens"] == 2
+    body[LIMIT[path]] = 2
+    assert whole(fake, path, **body)["usage"][N_GENERATED[path]] == 2
 
 
 @pytest.mark.parametrize("messages, param", [
@@ -134,7 +148,7 @@ def test_tools_that_the_template_refuses(fake):
     assert "1.8e308" in error["message"]
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("body", [
     b"", b" ", b"null", b"[]", b"5", b'"x"', b"{", b"{'a': 1}", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1} {}',
     b'{"a": "\xff"}', b'{"a": "\xc3"}', b'{"a": "\xed\xa0\x80"}', b'{"a": "\\ud800"}', b'{"a": "x\x00y"}',
@@ -147,22 +161,23 @@ def test_bodies_that_are_no_request(fake, path, body):
     assert error["type"] == "invalid_request_error"
 
 
-@BOTH
+@EVERY
 def test_nul_in_the_prompt_is_named(fake, path):
     body = json.dumps(BASE[path]).replace("Hi", "H\\u0000i").encode()
     assert "\\u0000" in refused(fake, path, body, None, raw=True)["message"]
 
 
-@BOTH
+@EVERY
 def test_of_equal_keys_the_last_counts(fake, path):
     head = json.dumps(BASE[path])[:-1].encode()
-    answer = fake.post(path, None, data=head + b', "max_tokens": "no", "max_tokens": 3}',
+    limit = LIMIT[path].encode()
+    answer = fake.post(path, None, data=head + b', "%s": "no", "%s": 3}' % (limit, limit),
                        headers={"content-type": "application/json"})
-    assert answer.json()["usage"]["completion_tokens"] == 3
-    refused(fake, path, head + b', "max_tokens": 3, "max_tokens": "no"}', "max_tokens", raw=True)
+    assert answer.json()["usage"][N_GENERATED[path]] == 3
+    refused(fake, path, head + b', "%s": 3, "%s": "no"}' % (limit, limit), LIMIT[path], raw=True)
 
 
-@BOTH
+@EVERY
 def test_unknown_model(fake, path):
     error = refused(fake, path, dict(BASE[path], model="gpt-9"), "model", status=404)
     assert error["type"] == "not_found_error" and error["code"] == "model_not_found"

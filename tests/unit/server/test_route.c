@@ -72,6 +72,7 @@ static void test_handlers(void **state) {
         {"GET", "/v1/models/a", "api_model"},
         {"HEAD", "/v1/models/org/name", "api_model"},
         {"POST", "/v1/completions", "api_completions"},
+        {"POST", "/v1/responses", "api_responses"},
         {"POST", "/v1/chat/completions", "api_chat_completions"},
         {"POST", "/v1/messages", "api_messages"},
         {"POST", "/v1/messages/count_tokens", "api_messages_count_tokens"},
