@@ -4,9 +4,10 @@ SANITIZE ?=
 WERROR   ?=
 
 DEPS := build-essential pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev \
-        uthash-dev libinih-dev libxxhash-dev libnuma-dev libcmocka-dev python3-pytest python3-requests python3-jsonschema \
-        python3-prometheus-client clang clang-format libclang-rt-14-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
-PKGS := libmicrohttpd libuv libcjson openblas libpcre2-8 inih libxxhash numa
+        uthash-dev libgnutls28-dev libinih-dev libxxhash-dev libnuma-dev libcmocka-dev python3-pytest python3-requests \
+        python3-jsonschema python3-prometheus-client clang clang-format libclang-rt-14-dev gcc-aarch64-linux-gnu \
+        libc6-dev-arm64-cross qemu-user openssl
+PKGS := libmicrohttpd gnutls libuv libcjson openblas libpcre2-8 inih libxxhash numa
 
 # Asked once, when first needed: `make deps` may have to install them before.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)

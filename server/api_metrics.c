@@ -1,4 +1,5 @@
 /* GET /metrics: what Prometheus reads. */
+#include "server/auth.h"
 #include "server/metrics.h"
 #include "server/route.h"
 
@@ -8,5 +9,7 @@ void api_metrics(struct server *server, struct http_exchange *x) {
     if (server->engine != NULL)
         l4_engine_stats(server->engine, &stats);
     metrics_write(server->metrics, server->model_name, server->engine != NULL ? &server->info : NULL, &stats, &body);
+    if (server->auth != NULL)
+        auth_write_metrics(server->auth, &body);
     http_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
 }

@@ -9,6 +9,7 @@
 
 #include "llama4/buf.h"
 #include "llama4/engine.h"
+#include "server/cors.h"
 #include "server/log.h"
 
 enum setting_type { STRING, INT, AUTO_INT, BYTES, SWITCH, CHOICE, OPT_INT, OPT_REAL };
@@ -50,7 +51,7 @@ void config_errors_free(struct config_errors *errors) {
     *errors = (struct config_errors){0};
 }
 
-L4_PRINTF(2, 3) static void complain(struct config_errors *errors, const char *fmt, ...) {
+void config_complain(struct config_errors *errors, const char *fmt, ...) {
     char *line = NULL;
     va_list args;
     va_start(args, fmt);
@@ -289,8 +290,8 @@ static char *read_line(char *line, int line_bytes, void *user) {
     size_t len = strlen(line);
     int c = len > 0 && line[len - 1] == '\n' ? '\n' : getc(reader->file);
     if (c != '\n' && c != EOF) {
-        complain(reader->errors, "%s:%d: the line is longer than %d bytes or holds a NUL", reader->path, reader->line,
-                 line_bytes - 1);
+        config_complain(reader->errors, "%s:%d: the line is longer than %d bytes or holds a NUL", reader->path,
+                        reader->line, line_bytes - 1);
         while (c != '\n' && c != EOF)
             c = getc(reader->file);
         line[0] = '\0';
@@ -304,31 +305,31 @@ static int take_line(void *user, const char *section, const char *name, const ch
     int line = reader->line;
     char quoted[ALLOWED_BYTES], allow[ALLOWED_BYTES];
     if (section[0] != '\0' && strcmp(section, "llama4d") != 0) {
-        complain(reader->errors,
-                 "%s:%d: section [%s] is not known: settings stand before any section or under [llama4d]", path, line,
-                 section);
+        config_complain(reader->errors,
+                        "%s:%d: section [%s] is not known: settings stand before any section or under [llama4d]", path,
+                        line, section);
         return 1;
     }
     const struct setting *setting = find_setting(name);
     if (setting == NULL) {
-        complain(reader->errors, "%s:%d: unknown setting %s; \"llama4d --help\" lists the settings", path, line,
-                 log_quote(quoted, sizeof(quoted), name));
+        config_complain(reader->errors, "%s:%d: unknown setting %s; \"llama4d --help\" lists the settings", path, line,
+                        log_quote(quoted, sizeof(quoted), name));
         return 1;
     }
     if (value == NULL) {
-        complain(reader->errors, "%s:%d: %s has no value: write %s = VALUE", path, line, name, name);
+        config_complain(reader->errors, "%s:%d: %s has no value: write %s = VALUE", path, line, name, name);
         return 1;
     }
     int *first_line = &reader->first_line[setting - SETTINGS];
     if (*first_line != 0) {
-        complain(reader->errors, "%s:%d: %s was set before, in line %d", path, line, name, *first_line);
+        config_complain(reader->errors, "%s:%d: %s was set before, in line %d", path, line, name, *first_line);
         return 1;
     }
     *first_line = line;
     int rc = assign(reader->config, setting, value);
     if (rc == L4_E_INVALID)
-        complain(reader->errors, "%s:%d: %s = %s: allowed is %s", path, line, name,
-                 log_quote(quoted, sizeof(quoted), value), allowed(setting, allow, sizeof(allow)));
+        config_complain(reader->errors, "%s:%d: %s = %s: allowed is %s", path, line, name,
+                        log_quote(quoted, sizeof(quoted), value), allowed(setting, allow, sizeof(allow)));
     reader->nomem |= rc == L4_E_NOMEM;
     return 1;
 }
@@ -338,7 +339,7 @@ int config_read_file(struct config *config, const char *path, struct config_erro
     int before = errors->count;
     reader.file = fopen(path, "re");
     if (reader.file == NULL) {
-        complain(errors, "%s: %s", path, strerror(errno));
+        config_complain(errors, "%s: %s", path, strerror(errno));
         return L4_E_IO;
     }
     ini_use_stack = false;
@@ -350,11 +351,11 @@ int config_read_file(struct config *config, const char *path, struct config_erro
     int read_errno = errno;
     fclose(reader.file);
     if (failed) {
-        complain(errors, "%s: %s", path, strerror(read_errno));
+        config_complain(errors, "%s: %s", path, strerror(read_errno));
         return L4_E_IO;
     }
     if (bad_line > 0)
-        complain(errors, "%s:%d: neither a setting (name = value) nor a [section]", path, bad_line);
+        config_complain(errors, "%s:%d: neither a setting (name = value) nor a [section]", path, bad_line);
     if (bad_line < 0 || reader.nomem)
         return L4_E_NOMEM;
     return errors->count > before ? L4_E_INVALID : 0;
@@ -379,8 +380,8 @@ int config_read_flags(struct config *config, int argc, char *const *argv, struct
         const char *flag = argv[i];
         char quoted[ALLOWED_BYTES], allow[ALLOWED_BYTES];
         if (strncmp(flag, "--", 2) != 0) {
-            complain(errors, "unexpected argument %s: flags are --some-name VALUE",
-                     log_quote(quoted, sizeof(quoted), flag));
+            config_complain(errors, "unexpected argument %s: flags are --some-name VALUE",
+                            log_quote(quoted, sizeof(quoted), flag));
             continue;
         }
         size_t len = strcspn(flag + 2, "=");
@@ -395,16 +396,16 @@ int config_read_flags(struct config *config, int argc, char *const *argv, struct
         else if (value == NULL && setting != NULL && setting->type == SWITCH)
             value = "on";
         if (setting == NULL) {
-            complain(errors, "unknown flag %.*s; \"llama4d --help\" lists the flags", (int)len + 2,
-                     log_quote(quoted, sizeof(quoted), flag) + 1);
+            config_complain(errors, "unknown flag %.*s; \"llama4d --help\" lists the flags", (int)len + 2,
+                            log_quote(quoted, sizeof(quoted), flag) + 1);
             continue;
         }
         if (value == NULL) {
-            complain(errors, "%s needs a value: %s", flag, allowed(setting, allow, sizeof(allow)));
+            config_complain(errors, "%s needs a value: %s", flag, allowed(setting, allow, sizeof(allow)));
             continue;
         }
         if (given[setting - SETTINGS]) {
-            complain(errors, "%.*s was given twice", (int)len + 2, flag);
+            config_complain(errors, "%.*s was given twice", (int)len + 2, flag);
             continue;
         }
         given[setting - SETTINGS] = true;
@@ -412,17 +413,20 @@ int config_read_flags(struct config *config, int argc, char *const *argv, struct
         if (rc == L4_E_NOMEM)
             return rc;
         if (rc != 0)
-            complain(errors, "%.*s %s: allowed is %s", (int)len + 2, flag, log_quote(quoted, sizeof(quoted), value),
-                     allowed(setting, allow, sizeof(allow)));
+            config_complain(errors, "%.*s %s: allowed is %s", (int)len + 2, flag,
+                            log_quote(quoted, sizeof(quoted), value), allowed(setting, allow, sizeof(allow)));
     }
     return errors->count > before ? L4_E_INVALID : 0;
 }
 
 int config_check(const struct config *config, struct config_errors *errors) {
-    if (config->model[0] != '\0')
-        return 0;
-    complain(errors, "no model: give --model PATH or, in the file, model = PATH");
-    return L4_E_INVALID;
+    struct l4_err err;
+    int before = errors->count;
+    if (config->model[0] == '\0')
+        config_complain(errors, "no model: give --model PATH or, in the file, model = PATH");
+    if (cors_check(config->cors_origins, &err) != 0)
+        config_complain(errors, "cors_origins: %s", err.message);
+    return errors->count > before ? L4_E_INVALID : 0;
 }
 
 void config_reload(struct config *to, const struct config *from,
@@ -433,7 +437,7 @@ void config_reload(struct config *to, const struct config *from,
         const char *text = value_text(from, setting, new_text);
         if (strcmp(value_text(to, setting, old_text), text) == 0)
             continue;
-        /* A value that was valid there is valid here; no reloadable setting is a STRING, so nothing is allocated. */
+        /* A value that was valid there is valid here: at most there is no memory for a STRING. */
         bool taken = setting->reloadable && assign(to, setting, text) == 0;
         changed(user, setting->name, taken);
     }

@@ -40,6 +40,8 @@ struct config_errors {
     int count;
 };
 void config_errors_free(struct config_errors *errors);
+/* config_complain - one more.  count grows even where there is no memory for the text. */
+void config_complain(struct config_errors *errors, const char *fmt, ...) L4_PRINTF(2, 3);
 
 /* config_init - every setting at its default.  Errors: L4_E_NOMEM. */
 int config_init(struct config *config) L4_MUST_CHECK;
@@ -55,7 +57,7 @@ int config_read_file(struct config *config, const char *path, struct config_erro
  *   Errors: L4_E_INVALID (*errors says what), L4_E_NOMEM. */
 int config_read_flags(struct config *config, int argc, char *const *argv, struct config_errors *errors) L4_MUST_CHECK;
 
-/* config_check - what no single setting can tell: a model is named.  Errors: L4_E_INVALID. */
+/* config_check - what no type can tell: a model is named, origins are origins.  Errors: L4_E_INVALID. */
 int config_check(const struct config *config, struct config_errors *errors) L4_MUST_CHECK;
 
 /* config_reload - copy the reloadable settings of *from into *to; calls changed(user, name, is_reloadable) for each

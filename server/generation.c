@@ -9,6 +9,7 @@
 #include <uv.h>
 #include <xxhash.h>
 
+#include "server/auth.h"
 #include "server/body_work.h"
 #include "server/logprob_track.h"
 #include "server/sse.h"
@@ -51,6 +52,7 @@ struct generation {
     struct answer_head head;
     struct candidate *candidates; /* [n_prompts][best_of] */
     size_t n_candidates, n_running;
+    int64_t n_tokens; /* generated so far */
     struct answer_usage usage;
     struct l4_buf out;
 };
@@ -387,6 +389,12 @@ static void measure_token(struct candidate *c) {
     c->token_ns = now_ns;
 }
 
+/* More, or fewer, tokens than were known. */
+static void note_tokens(struct generation *gen, int64_t n_more) {
+    gen->n_tokens += n_more;
+    http_note_tokens(gen->x, gen->usage.prompt_tokens, gen->n_tokens);
+}
+
 /* The text and, unless the token only ends the answer, the log-probability of a token. */
 static void take_token(struct candidate *c, const struct l4_event *event) {
     bool logprobs = c->gen->input.params.logprobs;
@@ -394,6 +402,7 @@ static void take_token(struct candidate *c, const struct l4_event *event) {
     measure_token(c);
     c->logprob_sum += event->token.logprob;
     c->n_tokens++;
+    note_tokens(c->gen, 1);
     if (logprobs && !event->is_stop_token)
         logprob_track_token(&c->track, event);
     take_text(c, event);
@@ -421,7 +430,7 @@ static void take_end(struct candidate *c, const struct l4_event *event) {
     gen->usage.completion_tokens += event->n_generated;
     gen->usage.prefill_s = fmax(gen->usage.prefill_s, event->prefill_s);
     gen->usage.decode_s = fmax(gen->usage.decode_s, event->decode_s);
-    http_note_tokens(gen->x, gen->usage.prompt_tokens, gen->usage.completion_tokens);
+    note_tokens(gen, event->n_generated - c->n_tokens);
 }
 
 static void on_event(void *user, const struct l4_event *event) {
@@ -611,12 +620,15 @@ static void on_prepared(void *user, struct http_exchange *x) {
         generation_free(gen);
         return;
     }
+    if (http_client_name(gen->x))
+        auth_mix_salt(http_client_name(gen->x), gen->input.params.salt);
     if (submit_all(gen, &err)) {
         cancel_all(gen);
         http_reply_err(gen->x, err.code == L4_E_CONTEXT_LENGTH ? gen->format->prompt_field : NULL, &err);
         generation_free(gen);
         return;
     }
+    note_tokens(gen, 0);
     free_input(gen);
     http_body_done(gen->x);
     if (!gen->input.params.stream)

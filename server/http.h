@@ -13,6 +13,7 @@
 #include "llama4/buf.h"
 #include "llama4/error.h"
 
+struct auth_client;
 struct http_exchange;
 
 /* Borrowed, valid while the handler owns the exchange. */
@@ -28,14 +29,28 @@ const char *http_request_id(const struct http_exchange *x);
 
 /* http_add_header - one more header of the answer; before the reply or the beginning of the stream.  Copied. */
 void http_add_header(struct http_exchange *x, const char *name, const char *value);
-/* http_note_tokens - what the access log line says about the request; may be called again with newer numbers. */
+/* http_note_tokens - what the access log line says about the request, and what its key is charged for; called again
+ * whenever there are newer numbers. */
 void http_note_tokens(struct http_exchange *x, int64_t prompt_tokens, int64_t completion_tokens);
 
 /* http_note_route - which row of the table of routes the request is counted under. */
 void http_note_route(struct http_exchange *x, int route);
 
+/* http_client_name - whose API key the request came with; NULL: it needed none. */
+const char *http_client_name(const struct http_exchange *x);
+
+/* http_retry_after - what the header Retry-After of an error says, in place of 1 second. */
+void http_retry_after(struct http_exchange *x, int64_t seconds);
+
+/* ---- before the body is read: from httpd_admit only */
+
+/* http_note_client - the request comes with this client's key.  is_running: its end is one running request fewer. */
+void http_note_client(struct http_exchange *x, struct auth_client *client, bool is_running);
+/* http_refuse - the request ends with this error.  No body of it is kept; the handler is not called. */
+void http_refuse(struct http_exchange *x, int status, const char *code, const char *fmt, ...) L4_PRINTF(4, 5);
+
 /* http_reply - the whole answer; takes the storage of *body and leaves it empty.  A body whose `failed` is set becomes
- * a 503. */
+ * a 503.  content_type NULL: there is no content. */
 void http_reply(struct http_exchange *x, int status, const char *content_type, struct l4_buf *take_body);
 
 /* http_reply_error - an error object.  status also chooses "type"; param and code may be NULL. */

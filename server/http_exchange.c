@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <utlist.h>
 
+#include "server/auth.h"
 #include "server/http_internal.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -47,6 +48,7 @@ struct http_exchange *exchange_open(struct http_conn *conn, const char *method, 
     x->start_ns = uv_hrtime();
     x->prompt_tokens = x->completion_tokens = -1;
     x->route = -1;
+    x->retry_after_s = 1;
     const char *id = MHD_lookup_connection_value(conn->mhd, MHD_HEADER_KIND, "x-request-id");
     if (is_sane_id(id))
         snprintf(x->request_id, sizeof(x->request_id), "%s", id);
@@ -103,8 +105,9 @@ void exchange_lose(struct http_exchange *x, const char *why) {
     exchange_unref(x);
 }
 
-void exchange_ended(const struct http_exchange *x) {
+void exchange_ended(struct http_exchange *x) {
     double seconds = (double)(uv_hrtime() - x->start_ns) * 1e-9;
+    const char *client = http_client_name(x);
     char path[256], tokens[96] = "";
     if (x->prompt_tokens >= 0)
         snprintf(tokens, sizeof(tokens), " prompt_tokens=%lld completion_tokens=%lld", (long long)x->prompt_tokens,
@@ -112,10 +115,13 @@ void exchange_ended(const struct http_exchange *x) {
     bool probe = x->status == 200 && (strcmp(x->path, "/health") == 0 || strcmp(x->path, "/ready") == 0 ||
                                       strcmp(x->path, "/metrics") == 0);
     log_event(probe ? L4_LOG_DEBUG : L4_LOG_INFO, x->request_id,
-              "request method=%.20s path=%s status=%d duration_ms=%.1f%s%s%s", x->method,
-              log_quote(path, sizeof(path), x->path), x->status, seconds * 1e3, tokens, x->lost ? " cut=" : "",
-              x->lost ? x->why_lost : "");
+              "request method=%.20s path=%s status=%d duration_ms=%.1f%s%s%s%s%s", x->method,
+              log_quote(path, sizeof(path), x->path), x->status, seconds * 1e3, client != NULL ? " key=" : "",
+              client != NULL ? client : "", tokens, x->lost ? " cut=" : "", x->lost ? x->why_lost : "");
     metrics_request(x->httpd->metrics, x->route, x->status, seconds);
+    if (x->client != NULL)
+        auth_end(x->client, x->client_running);
+    x->client = NULL;
 }
 
 /* ---- what was asked ---------------------------------------------------------------------------------------------- */
@@ -158,13 +164,42 @@ void http_add_header(struct http_exchange *x, const char *name, const char *valu
     x->headers = header;
 }
 
+static int64_t max_0(int64_t n) {
+    return n > 0 ? n : 0;
+}
+
 void http_note_tokens(struct http_exchange *x, int64_t prompt_tokens, int64_t completion_tokens) {
+    if (x->client != NULL)
+        auth_charge(x->client, prompt_tokens - max_0(x->prompt_tokens), completion_tokens - max_0(x->completion_tokens),
+                    uv_hrtime());
     x->prompt_tokens = prompt_tokens;
     x->completion_tokens = completion_tokens;
 }
 
 void http_note_route(struct http_exchange *x, int route) {
     x->route = route;
+}
+
+const char *http_client_name(const struct http_exchange *x) {
+    return x->client != NULL ? auth_client_name(x->client) : NULL;
+}
+
+void http_note_client(struct http_exchange *x, struct auth_client *client, bool is_running) {
+    x->client = client;
+    x->client_running = is_running;
+}
+
+void http_retry_after(struct http_exchange *x, int64_t seconds) {
+    x->retry_after_s = seconds;
+}
+
+void http_refuse(struct http_exchange *x, int status, const char *code, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(x->refuse_why, sizeof(x->refuse_why), fmt, args);
+    va_end(args);
+    x->refuse_status = status;
+    x->refuse_code = code;
 }
 
 void http_on_gone(struct http_exchange *x, void (*gone)(void *user), void *user) {
@@ -175,8 +210,9 @@ void http_on_gone(struct http_exchange *x, void (*gone)(void *user), void *user)
 }
 
 static void set_headers(struct http_exchange *x, const char *content_type) {
-    bool ok = MHD_add_response_header(x->response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type) == MHD_YES &&
-              MHD_add_response_header(x->response, "x-request-id", x->request_id) == MHD_YES;
+    bool ok = MHD_add_response_header(x->response, "x-request-id", x->request_id) == MHD_YES;
+    if (content_type != NULL)
+        ok = MHD_add_response_header(x->response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type) == MHD_YES && ok;
     if (http_is_messages(x->path))
         ok = MHD_add_response_header(x->response, "request-id", x->request_id) == MHD_YES && ok;
     for (const struct http_header *header = x->headers; header != NULL; header = header->next)
@@ -214,6 +250,7 @@ void http_reply(struct http_exchange *x, int status, const char *content_type, s
     } else {
         const char *text = http_error_no_memory(x->path);
         x->status = 503;
+        content_type = "application/json";
         x->response = MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_PERSISTENT);
     }
     if (x->response != NULL)
@@ -230,8 +267,11 @@ void http_reply_error(struct http_exchange *x, int status, const char *param, co
     va_end(args);
     struct l4_buf body = {0};
     http_error_json(&body, x->path, x->request_id, &(struct http_error){status, param, code, message});
-    if (status == 429 || status == 503)
-        http_add_header(x, MHD_HTTP_HEADER_RETRY_AFTER, "1");
+    if (status == 429 || status == 503) {
+        char seconds[24];
+        snprintf(seconds, sizeof(seconds), "%lld", (long long)x->retry_after_s);
+        http_add_header(x, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
+    }
     http_reply(x, status, "application/json", &body);
 }
 

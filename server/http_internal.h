@@ -14,6 +14,7 @@ struct httpd {
     uv_loop_t *loop;
     const struct config *config;
     struct metrics *metrics; /* may be NULL */
+    httpd_admit *admit;      /* may be NULL */
     httpd_handler *handler;
     void *user;
     struct MHD_Daemon *mhd;
@@ -70,8 +71,12 @@ struct http_exchange {
     uint64_t start_ns;
 
     struct l4_buf body;
-    size_t swallowed_bytes; /* of a body that will be refused */
-    int refuse_status;      /* 0, or what a body that was swallowed is refused with */
+    size_t swallowed_bytes;  /* of a body that nobody wants */
+    int refuse_status;       /* 0, or what the request is refused with; its body is swallowed */
+    const char *refuse_code; /* static */
+    char refuse_why[256];
+    bool expects_continue; /* the client sends no body before it is told to */
+    int64_t retry_after_s;
 
     struct http_header *headers;
     struct MHD_Response *response; /* ours until queued */
@@ -93,6 +98,8 @@ struct http_exchange {
 
     int64_t prompt_tokens, completion_tokens; /* -1 = not known */
     int route;                                /* -1 = none */
+    struct auth_client *client;               /* whose key it came with, until the end; may be NULL */
+    bool client_running;                      /* counts against that key's limit */
 };
 
 /* ---- http_exchange.c */
@@ -110,14 +117,14 @@ enum MHD_Result exchange_queue(struct http_exchange *x);
 void exchange_due(struct http_exchange *x);
 /* exchange_keepalive - the connection's timer in a stream. */
 void exchange_keepalive(struct http_exchange *x);
-/* exchange_ended - the one line of the access log, and the metrics. */
-void exchange_ended(const struct http_exchange *x);
+/* exchange_ended - the one line of the access log, the metrics, the end for its key. */
+void exchange_ended(struct http_exchange *x);
 
 /* ---- http_limits.c */
 
 /* limits_check - framing and limits of a request whose headers have arrived.
- * 0, or the status to refuse it with and why. */
-int limits_check(const struct http_conn *conn, const char *path, const char *version, char *why, size_t why_bytes);
+ * 0, or the status to refuse it with and why.  Sets x->expects_continue. */
+int limits_check(struct http_exchange *x, const char *version, char *why, size_t why_bytes);
 /* limits_body - take n more bytes of a body, or swallow them when it is to be refused; false: break the connection. */
 bool limits_body(struct http_exchange *x, const char *bytes, size_t n_bytes);
 

@@ -93,10 +93,12 @@ static int check_framing(const struct header_scan *scan, const char *version, co
     return *why != NULL ? 400 : 0;
 }
 
-int limits_check(const struct http_conn *conn, const char *path, const char *version, char *why, size_t why_bytes) {
+int limits_check(struct http_exchange *x, const char *version, char *why, size_t why_bytes) {
+    const struct http_conn *conn = x->conn;
     const struct config *config = conn->httpd->config;
     struct header_scan scan = {.n_bytes = conn->uri_bytes, .max_body_bytes = (uint64_t)config->max_body_bytes};
     MHD_get_connection_values_n(conn->mhd, MHD_HEADER_KIND, scan_header, &scan);
+    x->expects_continue = scan.expects_continue;
 
     const char *reason;
     int status = check_framing(&scan, version, &reason);
@@ -123,7 +125,7 @@ int limits_check(const struct http_conn *conn, const char *path, const char *ver
                  (long long)config->max_header_bytes);
         return 431;
     }
-    if (conn->over_limit && conn->httpd->n_conns > (size_t)config->max_connections && strcmp(path, "/health") != 0) {
+    if (conn->over_limit && conn->httpd->n_conns > (size_t)config->max_connections && strcmp(x->path, "/health") != 0) {
         snprintf(why, why_bytes, "all %lld connections are taken; try again", (long long)config->max_connections);
         return 503;
     }
@@ -137,8 +139,7 @@ int limits_check(const struct http_conn *conn, const char *path, const char *ver
     return 0;
 }
 
-static bool swallow(struct http_exchange *x, int status, size_t n_bytes) {
-    x->refuse_status = status;
+static bool swallow(struct http_exchange *x, size_t n_bytes) {
     x->httpd->body_bytes -= x->body.len;
     x->swallowed_bytes += x->body.len + n_bytes;
     l4_buf_free(&x->body);
@@ -148,14 +149,18 @@ static bool swallow(struct http_exchange *x, int status, size_t n_bytes) {
 bool limits_body(struct http_exchange *x, const char *bytes, size_t n_bytes) {
     size_t max_bytes = (size_t)x->httpd->config->max_body_bytes;
     if (x->refuse_status != 0)
-        return swallow(x, x->refuse_status, n_bytes);
-    if (n_bytes > max_bytes || x->body.len > max_bytes - n_bytes)
-        return swallow(x, 413, n_bytes);
-    if (x->httpd->body_bytes + n_bytes > BODIES_IN_FLIGHT * max_bytes)
-        return swallow(x, 503, n_bytes);
-    l4_buf_append(&x->body, bytes, n_bytes);
-    if (x->body.failed)
-        return swallow(x, 503, n_bytes);
+        return swallow(x, n_bytes);
+    if (n_bytes > max_bytes || x->body.len > max_bytes - n_bytes) {
+        http_refuse(x, 413, NULL, "the body is larger than what is allowed");
+        return swallow(x, n_bytes);
+    }
+    bool has_room = x->httpd->body_bytes + n_bytes <= BODIES_IN_FLIGHT * max_bytes;
+    if (has_room)
+        l4_buf_append(&x->body, bytes, n_bytes);
+    if (!has_room || x->body.failed) {
+        http_refuse(x, 503, NULL, "no memory for the body now; try again");
+        return swallow(x, n_bytes);
+    }
     x->httpd->body_bytes += n_bytes;
     return true;
 }

@@ -19,6 +19,7 @@
 #include <unistd.h>
 #include <utlist.h>
 
+#include "server/cors.h"
 #include "server/http_internal.h"
 #include "server/http_tcp.h"
 #include "server/log.h"
@@ -29,8 +30,8 @@ enum {
     SPARE_CONNECTIONS = 64,               /* above max_connections: they are told so, and /health answers */
     OTHER_DESCRIPTORS = 128,              /* of the loop, the engine and the libraries */
     BACKLOG = 1024,
-    MAX_PASSES = 8,       /* of a flush before other events of the loop get their turn */
-    DRAIN_BODY_MS = 2000, /* that a body gets to arrive while the server shuts down */
+    MAX_PASSES = 8,          /* of a flush before other events of the loop get their turn */
+    UNWANTED_BODY_MS = 2000, /* that a body gets to arrive whose answer is known: refused, or the server shuts down */
 };
 
 /* ---- connections ------------------------------------------------------------------------------------------------- */
@@ -60,6 +61,10 @@ void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id,
                   MHD_get_reason_phrase_for((unsigned)status), body.len);
     if (http_is_messages(path))
         l4_buf_printf(&answer, "request-id: %s\r\n", request_id);
+    if (status == 429 || status == 503)
+        l4_buf_printf(&answer, "Retry-After: %lld\r\n", conn->x != NULL ? (long long)conn->x->retry_after_s : 1LL);
+    for (const struct http_header *header = conn->x != NULL ? conn->x->headers : NULL; header; header = header->next)
+        l4_buf_printf(&answer, "%s: %s\r\n", header->name, header->value);
     l4_buf_printf(&answer, "x-request-id: %s\r\nConnection: close\r\n\r\n", request_id);
     if (!body.failed)
         l4_buf_append(&answer, body.data, body.len);
@@ -72,11 +77,19 @@ void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id,
     conn_cut(conn);
 }
 
+/* The request has been refused and its body does not come to an end. */
+static void refuse_body(struct http_exchange *x, const char *why_lost) {
+    exchange_lose(x, why_lost);
+    conn_refuse_raw(x->conn, x->refuse_status, x->request_id, x->refuse_code, x->refuse_why);
+}
+
 static void on_conn_timer(uv_timer_t *timer) {
     struct http_conn *conn = timer->data;
     struct http_exchange *x = conn->x;
     if (x != NULL && x->dispatched) {
         exchange_keepalive(x);
+    } else if (x != NULL && x->refuse_status != 0) {
+        refuse_body(x, "body_refused");
     } else if (x != NULL && conn->httpd->draining) {
         exchange_lose(x, "shutdown");
         conn_refuse_raw(conn, 503, x->request_id, "shutting_down", "the server is shutting down");
@@ -98,10 +111,11 @@ void conn_start_timer(struct http_conn *conn, int64_t ms) {
     uv_timer_start(&conn->timer, on_conn_timer, (uint64_t)ms, 0);
 }
 
-/* The deadline of a body that is arriving.  Whoever comes while the server shuts down is refused in any case. */
+/* The deadline of a body that is arriving. */
 static void start_body_timer(struct http_conn *conn) {
     int64_t ms = conn->httpd->config->body_timeout_s * 1000;
-    conn_start_timer(conn, conn->httpd->draining && ms > DRAIN_BODY_MS ? DRAIN_BODY_MS : ms);
+    bool unwanted = conn->httpd->draining || conn->x->refuse_status != 0;
+    conn_start_timer(conn, unwanted && ms > UNWANTED_BODY_MS ? UNWANTED_BODY_MS : ms);
 }
 
 static bool has_unread_bytes(int fd) {
@@ -156,8 +170,11 @@ static void on_connection(void *user, struct MHD_Connection *mhd, void **socket_
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
         conn = info != NULL ? calloc(1, sizeof(*conn)) : NULL;
-        if (conn == NULL)
-            return; /* the first request is turned away */
+        if (conn == NULL) {
+            if (info != NULL)
+                shutdown(info->connect_fd, SHUT_RDWR);
+            return;
+        }
         *socket_context = conn;
         conn->httpd = httpd;
         conn->mhd = mhd;
@@ -200,17 +217,22 @@ static enum MHD_Result begin_request(struct http_conn *conn, const char *method,
         return MHD_NO;
     *request_context = conn->x = x;
     conn->httpd->n_active++;
-    char why[256];
-    int status = limits_check(conn, path, version, why, sizeof(why));
-    if (status == 0) {
+    cors_begin(x, conn->httpd->config->cors_origins);
+    int status = limits_check(x, version, x->refuse_why, sizeof(x->refuse_why));
+    if (status == 0 && conn->httpd->admit != NULL)
+        conn->httpd->admit(conn->httpd->user, x);
+    /* A refusal here would end the connection: but for clients that wait for a word, it comes after the body. */
+    if (status == 0 && (x->refuse_status == 0 || !x->expects_continue)) {
         start_body_timer(conn);
         conn_watch(conn);
         return MHD_YES;
     }
+    if (status != 0)
+        x->refuse_status = status;
     uv_timer_stop(&conn->timer);
     x->n_refs++;
     x->owned = true;
-    http_reply_error(x, status, NULL, NULL, "%s", why);
+    http_reply_error(x, x->refuse_status, NULL, x->refuse_code, "%s", x->refuse_why);
     return exchange_queue(x);
 }
 
@@ -225,7 +247,7 @@ static enum MHD_Result finish_request(struct http_exchange *x) {
             http_reply_error(x, 413, NULL, NULL, "the body has %zu bytes; at most %lld are allowed", x->swallowed_bytes,
                              (long long)httpd->config->max_body_bytes);
         else if (x->refuse_status != 0)
-            http_reply_error(x, x->refuse_status, NULL, NULL, "no memory for the body now; try again");
+            http_reply_error(x, x->refuse_status, NULL, x->refuse_code, "%s", x->refuse_why);
         else
             httpd->handler(httpd->user, x);
     }
@@ -256,9 +278,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *mhd, const 
     if (x->lost)
         return MHD_NO;
     if (!limits_body(x, upload_data, *upload_data_size)) {
-        x->lost = true;
-        x->why_lost = "body_too_large";
-        conn_refuse_raw(x->conn, x->refuse_status, x->request_id, NULL, "the body is larger than what is allowed");
+        refuse_body(x, x->refuse_status == 413 ? "body_too_large" : "body_refused");
         return MHD_NO;
     }
     *upload_data_size = 0;
@@ -449,13 +469,14 @@ static int start_mhd(struct httpd *httpd, struct l4_err *err) {
 }
 
 int httpd_open(struct httpd **out, struct uv_loop_s *loop, const struct config *config, struct metrics *metrics,
-               httpd_handler *handler, void *user, struct l4_err *err) {
+               httpd_admit *admit, httpd_handler *handler, void *user, struct l4_err *err) {
     struct httpd *httpd = calloc(1, sizeof(*httpd));
     if (httpd == NULL)
         return l4_err_set(err, L4_E_NOMEM, "%s", l4_error_text(L4_E_NOMEM));
     httpd->loop = loop;
     httpd->config = config;
     httpd->metrics = metrics;
+    httpd->admit = admit;
     httpd->handler = handler;
     httpd->user = user;
     httpd->listen_fd = -1;

@@ -14,14 +14,16 @@ struct http_exchange;
 struct metrics;
 struct uv_loop_s;
 
+/* Called with each request whose headers have arrived, before its body is read: may call http_refuse. */
+typedef void httpd_admit(void *user, struct http_exchange *x);
 /* Called with each request whose body has arrived whole; takes the exchange (http.h says how). */
 typedef void httpd_handler(void *user, struct http_exchange *take_x);
 
 /* httpd_open - listen on config->host and config->port and serve.  *config is borrowed until close; its reloadable
- * limits are read at each use.  metrics, borrowed likewise, counts every request; NULL is allowed.
+ * limits are read at each use.  metrics, borrowed likewise, counts every request; metrics and admit may be NULL.
  *   Errors: L4_E_IO (names address and reason), L4_E_INVALID (no such host), L4_E_NOMEM. */
 int httpd_open(struct httpd **out, struct uv_loop_s *loop, const struct config *config, struct metrics *metrics,
-               httpd_handler *handler, void *user, struct l4_err *err) L4_MUST_CHECK;
+               httpd_admit *admit, httpd_handler *handler, void *user, struct l4_err *err) L4_MUST_CHECK;
 
 /* "http://127.0.0.1:8080"; an IPv6 address is in brackets. */
 const char *httpd_url(const struct httpd *httpd);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/cmd_bench.h"
+#include "server/cmd_key.h"
 #include "server/cmd_quantize.h"
 #include "server/serve.h"
 #include "server/version.h"
@@ -19,6 +20,8 @@ static void print_help(void) {
          "        check the settings and print them as they would be used\n"
          "  llama4d check-config --print-default\n"
          "        print every setting with its default\n"
+         "  llama4d key NAME\n"
+         "        make an API key: its first line of output is the key, the second the line for api_keys_file\n"
          "  llama4d quantize [--force] [--threads N] SRC OUT.gguf TYPE\n"
          "        write a checkpoint (a directory or a GGUF file) as a GGUF file; TYPE is q8_0, q4_0, q4_k, bf16, f16 "
          "or\n"
@@ -100,6 +103,8 @@ int main(int argc, char **argv) {
     }
     if (strcmp(command, "bench") == 0)
         return cmd_bench(argc - 2, argv + 2);
+    if (strcmp(command, "key") == 0)
+        return cmd_key(argc - 2, argv + 2);
     if (strcmp(command, "quantize") == 0)
         return cmd_quantize(argc - 2, argv + 2);
     if (argc == 2 && strcmp(command, "--help") == 0) {
@@ -110,6 +115,6 @@ int main(int argc, char **argv) {
         puts("llama4d " LLAMA4D_VERSION);
         return EXIT_SUCCESS;
     }
-    fprintf(stderr, "usage: llama4d serve|check-config|bench|quantize|--help|--version\n");
+    fprintf(stderr, "usage: llama4d serve|check-config|bench|key|quantize|--help|--version\n");
     return EXIT_USAGE;
 }

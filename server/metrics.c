@@ -114,7 +114,7 @@ void metrics_close(struct metrics *metrics) {
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static void put_family(struct l4_buf *out, const char *name, const char *type, const char *help) {
+void metrics_put_family(struct l4_buf *out, const char *name, const char *type, const char *help) {
     l4_buf_printf(out, "# HELP llama4d_%s %s\n# TYPE llama4d_%s %s\n", name, help, name, type);
 }
 
@@ -158,8 +158,8 @@ static void route_labels(const struct metrics *metrics, int route, char out[128]
 
 static void put_requests(const struct metrics *metrics, struct l4_buf *out) {
     char labels[128];
-    put_family(out, "http_requests_total", "counter",
-               "Requests that have ended, by status; 499: the client went away before there was one.");
+    metrics_put_family(out, "http_requests_total", "counter",
+                       "Requests that have ended, by status; 499: the client went away before there was one.");
     for (int route = 0; route <= metrics->n_routes; route++) {
         route_labels(metrics, route, labels);
         for (int status = 0; status <= MAX_STATUS; status++)
@@ -167,8 +167,8 @@ static void put_requests(const struct metrics *metrics, struct l4_buf *out) {
                 l4_buf_printf(out, "llama4d_http_requests_total{%sstatus=\"%d\"} %" PRIu64 "\n", labels, status,
                               metrics->routes[route].statuses[status]);
     }
-    put_family(out, "http_request_duration_seconds", "histogram",
-               "Time from the arrival of a request's headers to the end of its answer.");
+    metrics_put_family(out, "http_request_duration_seconds", "histogram",
+                       "Time from the arrival of a request's headers to the end of its answer.");
     for (int route = 0; route <= metrics->n_routes; route++) {
         route_labels(metrics, route, labels);
         put_histogram(out, "http_request_duration_seconds", labels, &metrics->routes[route].seconds);
@@ -176,7 +176,7 @@ static void put_requests(const struct metrics *metrics, struct l4_buf *out) {
 }
 
 static void put_model(const char *model_name, const struct l4_engine_info *info, struct l4_buf *out) {
-    put_family(out, "model_info", "gauge", "The model and how it is computed.");
+    metrics_put_family(out, "model_info", "gauge", "The model and how it is computed.");
     l4_buf_puts(out, "llama4d_model_info{");
     const struct {
         const char *name, *value;
@@ -200,12 +200,13 @@ static uint64_t count_of(const atomic_uint_least64_t *counter) {
 
 static void put_experts(const struct l4_experts_stats *experts, struct l4_buf *out) {
     const char *const *names = l4_engine_experts_names();
-    put_family(out, "experts_layers_total", "counter", "Layers of experts computed by each backend.");
+    metrics_put_family(out, "experts_layers_total", "counter", "Layers of experts computed by each backend.");
     for (int i = 0; experts->n_layers != NULL && names[i] != NULL; i++)
         if (strcmp(names[i], "auto") != 0) /* it hands on to the others */
             l4_buf_printf(out, "llama4d_experts_layers_total{backend=\"%s\"} %" PRIu64 "\n", names[i],
                           count_of(&experts->n_layers[i]));
-    put_family(out, "expert_tokens_total", "counter", "Tokens that the router gave to each expert of each layer.");
+    metrics_put_family(out, "expert_tokens_total", "counter",
+                       "Tokens that the router gave to each expert of each layer.");
     for (int32_t i = 0; i < experts->n_moe_layers; i++) {
         int32_t layer = experts->moe_layers[i];
         for (int32_t e = 0; e < experts->n_experts; e++)
@@ -216,7 +217,7 @@ static void put_experts(const struct l4_experts_stats *experts, struct l4_buf *o
 
 static void put_engine(const struct l4_engine_stats *stats, struct l4_buf *out) {
 #define ENGINE(name, type, field, help)                                                                                \
-    put_family(out, #name, #type, help);                                                                               \
+    metrics_put_family(out, #name, #type, help);                                                                       \
     l4_buf_printf(out, "llama4d_" #name " %lld\n", (long long)stats->field);
 #include "server/metrics.def"
     put_experts(&stats->experts, out);
@@ -224,20 +225,20 @@ static void put_engine(const struct l4_engine_stats *stats, struct l4_buf *out) 
 
 void metrics_write(const struct metrics *metrics, const char *model_name, const struct l4_engine_info *info,
                    const struct l4_engine_stats *stats, struct l4_buf *out) {
-    put_family(out, "build_info", "gauge", "The version that runs.");
+    metrics_put_family(out, "build_info", "gauge", "The version that runs.");
     l4_buf_printf(out, "llama4d_build_info{version=\"%s\",compiler=\"%s\"} 1\n", LLAMA4D_VERSION, __VERSION__);
     put_requests(metrics, out);
     for (int i = 0; i < METRICS_N_HISTOGRAMS; i++) {
-        put_family(out, HISTOGRAMS[i].name, "histogram", HISTOGRAMS[i].help);
+        metrics_put_family(out, HISTOGRAMS[i].name, "histogram", HISTOGRAMS[i].help);
         put_histogram(out, HISTOGRAMS[i].name, "", &metrics->histograms[i]);
     }
-    put_family(out, "cached_prompt_tokens_total", "counter",
-               "Tokens of answered prompts that came out of the prefix cache.");
+    metrics_put_family(out, "cached_prompt_tokens_total", "counter",
+                       "Tokens of answered prompts that came out of the prefix cache.");
     l4_buf_printf(out, "llama4d_cached_prompt_tokens_total %" PRIu64 "\n", metrics->cached_tokens);
     if (info == NULL)
         return;
     put_model(model_name, info, out);
-    put_family(out, "threads", "gauge", "Threads that compute.");
+    metrics_put_family(out, "threads", "gauge", "Threads that compute.");
     l4_buf_printf(out, "llama4d_threads %d\n", info->threads);
     put_engine(stats, out);
 }

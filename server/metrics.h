@@ -39,5 +39,7 @@ void metrics_request(struct metrics *metrics, int route, int status, double seco
  * engine. */
 void metrics_write(const struct metrics *metrics, const char *model_name, const struct l4_engine_info *info,
                    const struct l4_engine_stats *stats, struct l4_buf *out);
+/* metrics_put_family - the lines in front of the samples of llama4d_NAME.  type: counter, gauge, histogram. */
+void metrics_put_family(struct l4_buf *out, const char *name, const char *type, const char *help);
 
 #endif

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "server/auth.h"
 #include "server/httpd.h"
 #include "server/log.h"
 #include "server/route.h"
@@ -64,6 +65,7 @@ static void stop(struct daemon *daemon) {
     l4_engine_close(daemon->engine);
     bridge_close(daemon->server.bridge);
     metrics_close(daemon->server.metrics);
+    auth_close(daemon->server.auth);
     uv_close((uv_handle_t *)&daemon->opened, NULL);
     uv_close((uv_handle_t *)&daemon->sigterm, NULL);
     uv_close((uv_handle_t *)&daemon->sigint, NULL);
@@ -136,12 +138,23 @@ static void log_errors(const struct config_errors *errors) {
     }
 }
 
+static void reload_keys(struct auth *auth) {
+    struct config_errors errors = {0};
+    if (auth != NULL && auth_reload(auth, &errors) != 0) {
+        log_errors(&errors);
+        log_event(L4_LOG_ERROR, NULL, "SIGHUP: the API keys stay as they are");
+    }
+    config_errors_free(&errors);
+}
+
 static void on_reload_signal(uv_signal_t *handle, int number) {
     (void)number;
     struct daemon *daemon = handle->data;
     struct config fresh;
     struct config_errors errors = {0};
     int rc = serve_settings(&fresh, daemon->source, &errors);
+    if (rc == 0 && (rc = config_check(&fresh, &errors)) != 0)
+        config_fini(&fresh);
     if (rc != 0) {
         log_errors(&errors);
         log_event(L4_LOG_ERROR, NULL, "SIGHUP: the settings stay as they are");
@@ -152,6 +165,7 @@ static void on_reload_signal(uv_signal_t *handle, int number) {
         config_fini(&fresh);
     }
     config_errors_free(&errors);
+    reload_keys(daemon->server.auth);
 }
 
 /* ---- the engine -------------------------------------------------------------------------------------------------- */
@@ -217,6 +231,10 @@ static void on_opened(uv_async_t *async) {
 
 /* ---- the beginning ----------------------------------------------------------------------------------------------- */
 
+static void on_http_headers(void *user, struct http_exchange *x) {
+    route_admit(user, x);
+}
+
 static void on_http_request(void *user, struct http_exchange *take_x) {
     route_dispatch(user, take_x);
 }
@@ -231,11 +249,22 @@ static void init_handles(struct daemon *daemon) {
     daemon->drain_timer.data = daemon;
 }
 
+static int open_keys(struct auth **out, const char *path, struct l4_err *err) {
+    struct config_errors errors = {0};
+    int rc = path[0] != '\0' ? auth_open(out, path, &errors) : 0;
+    log_errors(&errors);
+    config_errors_free(&errors);
+    return rc != 0 ? l4_err_set(err, rc, "the API keys of %s cannot be used", path) : 0;
+}
+
 static int start(struct daemon *daemon, struct l4_err *err) {
     struct server *server = &daemon->server;
     int n_routes;
     const struct metrics_route *routes = route_names(&n_routes);
-    int rc = metrics_open(&server->metrics, &daemon->loop, routes, n_routes, err);
+    int rc = open_keys(&server->auth, daemon->config->api_keys_file, err);
+    if (rc != 0)
+        return rc;
+    rc = metrics_open(&server->metrics, &daemon->loop, routes, n_routes, err);
     if (rc != 0)
         return rc;
     rc = bridge_open(&server->bridge, &daemon->loop, err);
@@ -243,7 +272,8 @@ static int start(struct daemon *daemon, struct l4_err *err) {
         metrics_close(server->metrics);
         return rc;
     }
-    rc = httpd_open(&daemon->httpd, &daemon->loop, daemon->config, server->metrics, on_http_request, server, err);
+    rc = httpd_open(&daemon->httpd, &daemon->loop, daemon->config, server->metrics, on_http_headers, on_http_request,
+                    server, err);
     if (rc != 0) {
         metrics_close(server->metrics);
         bridge_close(server->bridge);
@@ -281,6 +311,7 @@ int serve_run(struct config *config, const struct serve_source *source) {
         log_event(L4_LOG_WARN, NULL, "a checkpoint that is truncated while in use will not be explained");
     if (start(&daemon, &err) != 0) {
         log_event(L4_LOG_ERROR, NULL, "%s", err.message);
+        auth_close(daemon.server.auth);
         daemon.exit_status = 1;
     }
     uv_run(&daemon.loop, UV_RUN_DEFAULT);

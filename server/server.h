@@ -8,6 +8,8 @@
 #include "server/http.h"
 #include "server/metrics.h"
 
+struct auth;
+
 enum server_state { SERVER_LOADING, SERVER_READY, SERVER_DRAINING };
 
 struct server {
@@ -18,6 +20,7 @@ struct server {
     long long started_s;    /* seconds since 1970 */
     struct bridge *bridge;
     struct metrics *metrics;
+    struct auth *auth; /* NULL: no keys, everybody may ask */
     const struct config *config;
 };
 

@@ -181,7 +181,7 @@ class Client:
     def read_response(self, method="GET"):
         status, headers = self.read_head()
         body = b""
-        if method == "HEAD" or status < 200:
+        if method == "HEAD" or status < 200 or status == 204:
             pass
         elif headers.get("transfer-encoding") == "chunked":
             while True:

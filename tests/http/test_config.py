@@ -142,7 +142,7 @@ def test_commands(run):
     assert run("--version")[:2] == (0, "llama4d 0.1.0\n")
     for args in [], ["nonsense"], ["--help", "me"], ["--version", "x"]:
         status, out, err = run(*args)
-        assert (status, out) == (2, "") and "serve|check-config|bench|quantize|--help|--version" in err
+        assert (status, out) == (2, "") and "serve|check-config|bench|key|quantize|--help|--version" in err
 
 
 def test_port_in_use(run):

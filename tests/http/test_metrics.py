@@ -22,8 +22,8 @@ GAUGES = ["build_info", "model_info", "threads", "sequences_running", "sequences
 class Metrics:
     """One reading: families by name without the prefix, samples by name and labels."""
 
-    def __init__(self, daemon):
-        response = daemon.get("/metrics")
+    def __init__(self, daemon, **request):
+        response = daemon.get("/metrics", **request)
         assert response.status_code == 200
         assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         self.text = response.content.decode("utf-8")

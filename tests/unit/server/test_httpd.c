@@ -96,7 +96,7 @@ static void open_fixture(struct fixture *f) {
     assert_int_equal(config_init(&f->config), 0);
     f->config.port = 0;
     struct l4_err err;
-    assert_int_equal(httpd_open(&f->httpd, &f->loop, &f->config, NULL, on_request, f, &err), 0);
+    assert_int_equal(httpd_open(&f->httpd, &f->loop, &f->config, NULL, NULL, on_request, f, &err), 0);
     f->port = atoi(strrchr(httpd_url(f->httpd), ':') + 1);
 }
 
