@@ -424,6 +424,9 @@ int config_check(const struct config *config, struct config_errors *errors) {
     int before = errors->count;
     if (config->model[0] == '\0')
         config_complain(errors, "no model: give --model PATH or, in the file, model = PATH");
+    if ((config->tls_certificate[0] == '\0') != (config->tls_key[0] == '\0'))
+        config_complain(errors, "tls_certificate and tls_key are both needed for TLS: %s is not set",
+                        config->tls_key[0] == '\0' ? "tls_key" : "tls_certificate");
     if (cors_check(config->cors_origins, &err) != 0)
         config_complain(errors, "cors_origins: %s", err.message);
     return errors->count > before ? L4_E_INVALID : 0;

@@ -57,7 +57,8 @@ int config_read_file(struct config *config, const char *path, struct config_erro
  *   Errors: L4_E_INVALID (*errors says what), L4_E_NOMEM. */
 int config_read_flags(struct config *config, int argc, char *const *argv, struct config_errors *errors) L4_MUST_CHECK;
 
-/* config_check - what no type can tell: a model is named, origins are origins.  Errors: L4_E_INVALID. */
+/* config_check - what no type can tell: a model is named, a certificate has a key, origins are origins.  Errors:
+ * L4_E_INVALID. */
 int config_check(const struct config *config, struct config_errors *errors) L4_MUST_CHECK;
 
 /* config_reload - copy the reloadable settings of *from into *to; calls changed(user, name, is_reloadable) for each

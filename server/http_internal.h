@@ -6,6 +6,7 @@
 #include <uv.h>
 
 #include "server/http.h"
+#include "server/http_tls.h"
 #include "server/httpd.h"
 
 enum { HTTP_REQUEST_ID_BYTES = 129, HTTP_MAX_URI_BYTES = 8192 };
@@ -18,12 +19,14 @@ struct httpd {
     httpd_handler *handler;
     void *user;
     struct MHD_Daemon *mhd;
+    struct tls_identity *tls; /* that new connections show; NULL: no TLS */
     int listen_fd;
     char url[300];
 
     uv_poll_t poll; /* libmicrohttpd's epoll descriptor */
     bool poll_open;
     uv_timer_t timer;     /* libmicrohttpd's time-out */
+    uv_idle_t busy;       /* there is more to do at once, after the loop's other events had their turn */
     uv_prepare_t prepare; /* end of a turn of the loop: what was queued in it goes out */
     int n_handles;        /* that must close before *httpd is freed, those of connections included */
 
@@ -33,7 +36,8 @@ struct httpd {
     size_t body_bytes; /* of all requests that are being received or worked on */
     uint64_t turn;     /* counts flushes */
     bool run_again;    /* a slot was freed: MHD_run offers it to the next one */
-    bool draining;
+    size_t n_shaking;  /* connections that are not yet through with their handshake */
+    bool draining, closing;
     uint64_t id_random;
 };
 
@@ -43,14 +47,18 @@ struct http_conn {
     struct http_conn *prev, *next;
     struct http_exchange *x; /* the request that is being received or answered */
     int fd;
-    uv_timer_t timer; /* the deadline of headers or body; in a stream the keep-alive */
-    uv_poll_t watch;  /* tells in the body and while we are suspended that the client has gone */
+    gnutls_session_t tls_session;      /* NULL: no TLS */
+    struct tls_identity *tls_identity; /* counted */
+    bool tls_ready;                    /* hands have been shaken */
+    bool parked;                       /* suspended until the client says more of its handshake */
+    uv_timer_t timer;                  /* the deadline of headers or body; in a stream the keep-alive */
+    uv_poll_t watch;                   /* tells in the body and while we are suspended that the client has gone */
     bool watch_open, watching;
     int n_handles;    /* that must close before *conn is freed */
     bool over_limit;  /* was accepted above max_connections */
     size_t uri_bytes; /* of the request that is being received */
     bool uri_has_nul;
-    uint64_t idle_bytes; /* what the connection had received when the last request ended */
+    uint64_t idle_bytes; /* what the connection had received when the last request, or the handshake, ended */
 };
 
 struct http_header {

@@ -34,6 +34,9 @@ enum {
     UNWANTED_BODY_MS = 2000, /* that a body gets to arrive whose answer is known: refused, or the server shuts down */
 };
 
+/* TLS 1.2 and 1.3. */
+static const char TLS_PRIORITIES[] = "NORMAL:-VERS-TLS1.0:-VERS-TLS1.1:%SERVER_PRECEDENCE";
+
 /* ---- connections ------------------------------------------------------------------------------------------------- */
 
 static void on_handle_closed(uv_handle_t *handle) {
@@ -52,6 +55,12 @@ void conn_cut(struct http_conn *conn) {
         exchange_due(conn->x);
 }
 
+static bool send_raw(struct http_conn *conn, const char *bytes, size_t len_bytes) {
+    if (conn->tls_session != NULL)
+        return tls_send(conn->tls_session, bytes, len_bytes);
+    return send(conn->fd, bytes, len_bytes, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len_bytes;
+}
+
 void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id, const char *code,
                      const char *message) {
     struct l4_buf body = {0}, answer = {0};
@@ -68,8 +77,8 @@ void conn_refuse_raw(struct http_conn *conn, int status, const char *request_id,
     l4_buf_printf(&answer, "x-request-id: %s\r\nConnection: close\r\n\r\n", request_id);
     if (!body.failed)
         l4_buf_append(&answer, body.data, body.len);
-    if (!answer.failed && send(conn->fd, answer.data, answer.len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-        log_event(L4_LOG_DEBUG, request_id, "the client did not take the answer %d: %s", status, strerror(errno));
+    if (!answer.failed && !send_raw(conn, answer.data, answer.len))
+        log_event(L4_LOG_DEBUG, request_id, "the client did not take the answer %d", status);
     l4_buf_free(&body);
     l4_buf_free(&answer);
     if (conn->x != NULL)
@@ -96,6 +105,9 @@ static void on_conn_timer(uv_timer_t *timer) {
     } else if (x != NULL) {
         exchange_lose(x, "body_timeout");
         conn_refuse_raw(conn, 408, x->request_id, NULL, "the body did not arrive in time");
+    } else if (conn->tls_session != NULL && !conn->tls_ready) {
+        log_event(L4_LOG_INFO, NULL, "connection cut=handshake_timeout");
+        conn_cut(conn);
     } else if (tcp_received_bytes(conn->fd) > conn->idle_bytes) {
         char id[HTTP_REQUEST_ID_BYTES];
         exchange_new_id(conn->httpd, id);
@@ -118,9 +130,15 @@ static void start_body_timer(struct http_conn *conn) {
     conn_start_timer(conn, unwanted && ms > UNWANTED_BODY_MS ? UNWANTED_BODY_MS : ms);
 }
 
-static bool has_unread_bytes(int fd) {
+/* Bytes that the kernel holds. */
+static size_t unread_bytes(int fd) {
     int n_bytes = 0;
-    return ioctl(fd, FIONREAD, &n_bytes) == 0 && n_bytes > 0;
+    return ioctl(fd, FIONREAD, &n_bytes) == 0 && n_bytes > 0 ? (size_t)n_bytes : 0;
+}
+
+static bool has_unread_bytes(const struct http_conn *conn) {
+    return unread_bytes(conn->fd) > 0 ||
+           (conn->tls_session != NULL && gnutls_record_check_pending(conn->tls_session) > 0);
 }
 
 static void on_watch(uv_poll_t *watch, int status, int events) {
@@ -130,7 +148,7 @@ static void on_watch(uv_poll_t *watch, int status, int events) {
     /* libmicrohttpd, edge-triggered, misses an end that came together with bytes of the body: what it has not read may
      * be all of the rest, after that nothing more comes. */
     bool in_body = conn->x != NULL && !conn->x->dispatched;
-    if (in_body && status == 0 && has_unread_bytes(conn->fd))
+    if (in_body && status == 0 && has_unread_bytes(conn))
         return;
     uv_poll_stop(watch); /* it is level-triggered */
     conn->watching = false;
@@ -139,16 +157,20 @@ static void on_watch(uv_poll_t *watch, int status, int events) {
     conn_cut(conn);
 }
 
-void conn_watch(struct http_conn *conn) {
-    if (conn->watching)
-        return;
-    if (!conn->watch_open) {
-        if (uv_poll_init(conn->httpd->loop, &conn->watch, conn->fd) != 0)
-            return; /* a client that goes is then noticed at the next write */
+static bool open_watch(struct http_conn *conn) {
+    if (!conn->watch_open && uv_poll_init(conn->httpd->loop, &conn->watch, conn->fd) == 0) {
         conn->watch.data = conn;
         conn->watch_open = true;
         conn->n_handles++;
     }
+    return conn->watch_open;
+}
+
+void conn_watch(struct http_conn *conn) {
+    if (conn->watching)
+        return;
+    if (!open_watch(conn))
+        return; /* a client that goes is then noticed at the next write */
     conn->watching = uv_poll_start(&conn->watch, UV_DISCONNECT, on_watch) == 0;
 }
 
@@ -161,6 +183,69 @@ static void conn_unwatch(struct http_conn *conn) {
 static struct http_conn *conn_of(struct MHD_Connection *mhd) {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     return info != NULL ? info->socket_context : NULL;
+}
+
+/* libmicrohttpd 0.9.75 takes a socket for readable throughout a handshake and would try it again and again without a
+ * pause.  So a connection that waits for its client is suspended, and resumed when there is something to read. */
+static void unpark(struct http_conn *conn) {
+    uv_poll_stop(&conn->watch);
+    conn->parked = false;
+    MHD_resume_connection(conn->mhd);
+}
+
+static void on_handshake_step(uv_poll_t *watch, int status, int events) {
+    struct http_conn *conn = watch->data;
+    (void)status, (void)events; /* an end and an error are libmicrohttpd's to find */
+    unpark(conn);
+    conn->httpd->run_again = true;
+}
+
+static void park(struct http_conn *conn) {
+    int events = gnutls_record_get_direction(conn->tls_session) == 1 ? UV_WRITABLE : UV_READABLE;
+    if (!open_watch(conn) || uv_poll_start(&conn->watch, events | UV_DISCONNECT, on_handshake_step) != 0) {
+        conn_cut(conn);
+        return;
+    }
+    conn->parked = true;
+    MHD_suspend_connection(conn->mhd);
+}
+
+/* Between two runs of libmicrohttpd, when none of its connections is half closed. */
+static void park_handshakes(struct httpd *httpd) {
+    struct http_conn *conn;
+    if (httpd->n_shaking == 0 || httpd->closing)
+        return;
+    DL_FOREACH(httpd->conns, conn) {
+        if (conn->tls_session != NULL && !conn->tls_ready && !conn->parked)
+            park(conn);
+    }
+}
+
+/* The client's last message has been read, and no byte behind it: from here on it is a request's. */
+static int on_handshake(gnutls_session_t session, unsigned type, unsigned when, unsigned incoming,
+                        const gnutls_datum_t *message) {
+    (void)type, (void)when, (void)message;
+    struct http_conn *conn = gnutls_db_get_ptr(session);
+    if (incoming && !conn->tls_ready) {
+        conn->tls_ready = true;
+        conn->httpd->n_shaking--;
+        conn->idle_bytes = tcp_received_bytes(conn->fd) - unread_bytes(conn->fd);
+    }
+    return 0;
+}
+
+static void begin_tls(struct http_conn *conn) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn->mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    struct l4_err err = {0};
+    conn->tls_session = info != NULL ? (gnutls_session_t)info->tls_session : NULL;
+    conn->tls_identity = tls_ref(conn->httpd->tls);
+    if (conn->tls_session == NULL || tls_begin(conn->tls_session, conn->tls_identity, on_handshake, conn, &err) != 0) {
+        log_event(L4_LOG_WARN, NULL, "a connection got no certificate. %s", err.message);
+        conn->tls_session = NULL;
+        conn_cut(conn);
+        return;
+    }
+    conn->httpd->n_shaking++;
 }
 
 static void on_connection(void *user, struct MHD_Connection *mhd, void **socket_context,
@@ -186,9 +271,15 @@ static void on_connection(void *user, struct MHD_Connection *mhd, void **socket_
         httpd->n_conns++;
         conn->over_limit = httpd->n_conns > (size_t)httpd->config->max_connections;
         DL_APPEND(httpd->conns, conn);
+        if (httpd->tls != NULL)
+            begin_tls(conn);
         conn_start_timer(conn, httpd->config->header_timeout_s * 1000);
     } else if (conn != NULL) {
         DL_DELETE(httpd->conns, conn);
+        httpd->n_shaking -= conn->tls_session != NULL && !conn->tls_ready;
+        tls_unref(conn->tls_identity);
+        conn->tls_session = NULL; /* libmicrohttpd's */
+        conn->tls_identity = NULL;
         httpd->n_conns--;
         httpd->run_again = true;
         uv_close((uv_handle_t *)&conn->timer, on_handle_closed);
@@ -324,6 +415,10 @@ static void on_mhd_timer(uv_timer_t *timer) {
     run_mhd(timer->data);
 }
 
+static void on_busy(uv_idle_t *busy) {
+    run_mhd(busy->data);
+}
+
 static void look_at_due(struct http_exchange *x) {
     x->n_refs++;
     if (x->out.failed && !x->lost) {
@@ -353,12 +448,17 @@ static void run_mhd(struct httpd *httpd) {
         }
         if (MHD_run(httpd->mhd) != MHD_YES)
             log_event(L4_LOG_ERROR, NULL, "libmicrohttpd could not be run");
+        park_handshakes(httpd);
     } while ((httpd->due != NULL || httpd->run_again) && ++passes < MAX_PASSES);
 
+    /* No timer of 0 ms: libuv 1.44 runs one that starts itself again for ever. */
     MHD_UNSIGNED_LONG_LONG timeout_ms;
-    if (httpd->due != NULL || httpd->run_again)
-        uv_timer_start(&httpd->timer, on_mhd_timer, 0, 0);
-    else if (MHD_get_timeout(httpd->mhd, &timeout_ms) == MHD_YES)
+    bool has_timeout = MHD_get_timeout(httpd->mhd, &timeout_ms) == MHD_YES;
+    if (httpd->due != NULL || httpd->run_again || (has_timeout && timeout_ms == 0))
+        uv_idle_start(&httpd->busy, on_busy);
+    else
+        uv_idle_stop(&httpd->busy);
+    if (has_timeout && timeout_ms > 0)
         uv_timer_start(&httpd->timer, on_mhd_timer, timeout_ms, 0);
     else
         uv_timer_stop(&httpd->timer);
@@ -431,8 +531,8 @@ static int open_listener(struct httpd *httpd, struct l4_err *err) {
     int port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
                                                  : ((struct sockaddr_in *)&bound)->sin_port);
     bool brackets = strchr(host, ':') != NULL;
-    snprintf(httpd->url, sizeof(httpd->url), "http://%s%.253s%s:%d", brackets ? "[" : "", host, brackets ? "]" : "",
-             port);
+    snprintf(httpd->url, sizeof(httpd->url), "http%s://%s%.253s%s:%d", httpd->tls != NULL ? "s" : "",
+             brackets ? "[" : "", host, brackets ? "]" : "", port);
     return 0;
 }
 
@@ -455,14 +555,33 @@ static unsigned connection_limit(const struct config *config) {
     return (unsigned)room;
 }
 
+static int open_tls(struct tls_identity **out, const struct config *config, struct l4_err *err) {
+    *out = NULL;
+    return config->tls_certificate[0] != '\0' ? tls_open(out, config->tls_certificate, config->tls_key, err) : 0;
+}
+
+int httpd_reload_tls(struct httpd *httpd, struct l4_err *err) {
+    struct tls_identity *fresh;
+    int rc = httpd->tls != NULL ? open_tls(&fresh, httpd->config, err) : 0;
+    if (rc != 0 || httpd->tls == NULL)
+        return rc;
+    tls_unref(httpd->tls);
+    httpd->tls = fresh;
+    log_event(L4_LOG_INFO, NULL, "%s: new connections get this certificate", httpd->config->tls_certificate);
+    return 0;
+}
+
 static int start_mhd(struct httpd *httpd, struct l4_err *err) {
+    bool tls = httpd->tls != NULL;
     httpd->mhd = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, httpd,
-        MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL, MHD_OPTION_LISTEN_SOCKET, httpd->listen_fd,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0, NULL, NULL,
+        on_request, httpd, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL, MHD_OPTION_LISTEN_SOCKET, httpd->listen_fd,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, httpd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, httpd,
         MHD_OPTION_URI_LOG_CALLBACK, on_uri, httpd, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY_BYTES,
         MHD_OPTION_CONNECTION_LIMIT, connection_limit(httpd->config), MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)httpd->config->idle_timeout_s, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+        (unsigned)httpd->config->idle_timeout_s, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        tls ? MHD_OPTION_HTTPS_PRIORITIES : MHD_OPTION_END, TLS_PRIORITIES, MHD_OPTION_HTTPS_CERT_CALLBACK,
+        tls_no_certificate, MHD_OPTION_END);
     if (httpd->mhd == NULL)
         return l4_err_set(err, L4_E_INTERNAL, "libmicrohttpd %s did not start", MHD_get_version());
     return 0;
@@ -482,19 +601,23 @@ int httpd_open(struct httpd **out, struct uv_loop_s *loop, const struct config *
     httpd->listen_fd = -1;
     if (getrandom(&httpd->id_random, sizeof(httpd->id_random), 0) < 0)
         httpd->id_random = uv_hrtime();
-    int rc = open_listener(httpd, err);
+    int rc = open_tls(&httpd->tls, config, err);
+    if (rc == 0)
+        rc = open_listener(httpd, err);
     if (rc == 0)
         rc = start_mhd(httpd, err);
     if (rc != 0) {
         if (httpd->listen_fd >= 0)
             close(httpd->listen_fd);
+        tls_unref(httpd->tls);
         free(httpd);
         return rc;
     }
     uv_timer_init(loop, &httpd->timer);
     uv_prepare_init(loop, &httpd->prepare);
-    httpd->timer.data = httpd->prepare.data = httpd->poll.data = httpd;
-    httpd->n_handles = 2;
+    uv_idle_init(loop, &httpd->busy);
+    httpd->timer.data = httpd->prepare.data = httpd->busy.data = httpd->poll.data = httpd;
+    httpd->n_handles = 3;
     uv_prepare_start(&httpd->prepare, on_prepare);
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(httpd->mhd, MHD_DAEMON_INFO_EPOLL_FD);
     rc = info != NULL ? uv_poll_init(loop, &httpd->poll, info->epoll_fd) : UV_EBADF;
@@ -532,6 +655,8 @@ void httpd_abort(struct httpd *httpd) {
         if (conn->x != NULL)
             exchange_lose(conn->x, "shutdown");
         conn_cut(conn);
+        if (conn->parked)
+            unpark(conn);
     }
     run_mhd(httpd);
 }
@@ -548,10 +673,13 @@ void httpd_close(struct httpd *httpd) {
         close(fd);
     /* libmicrohttpd aborts the process when it is stopped with a connection suspended: with no new ones coming in, all
      * are resumed first. */
+    httpd->closing = true;
     httpd_abort(httpd);
     MHD_stop_daemon(httpd->mhd);
+    tls_unref(httpd->tls);
     uv_close((uv_handle_t *)&httpd->prepare, on_httpd_handle_closed);
     uv_close((uv_handle_t *)&httpd->timer, on_httpd_handle_closed);
+    uv_close((uv_handle_t *)&httpd->busy, on_httpd_handle_closed);
     if (httpd->poll_open)
         uv_close((uv_handle_t *)&httpd->poll, on_httpd_handle_closed);
 }

@@ -147,6 +147,14 @@ static void reload_keys(struct auth *auth) {
     config_errors_free(&errors);
 }
 
+static void reload_tls(struct httpd *httpd) {
+    struct l4_err err;
+    if (httpd_reload_tls(httpd, &err) == 0)
+        return;
+    log_event(L4_LOG_ERROR, NULL, "%s", err.message);
+    log_event(L4_LOG_ERROR, NULL, "SIGHUP: the certificate stays as it is");
+}
+
 static void on_reload_signal(uv_signal_t *handle, int number) {
     (void)number;
     struct daemon *daemon = handle->data;
@@ -166,6 +174,7 @@ static void on_reload_signal(uv_signal_t *handle, int number) {
     }
     config_errors_free(&errors);
     reload_keys(daemon->server.auth);
+    reload_tls(daemon->httpd);
 }
 
 /* ---- the engine -------------------------------------------------------------------------------------------------- */

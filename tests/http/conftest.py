@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -42,6 +43,7 @@ class Daemon:
             self.args += ["--config", str(config)]
         for name, value in settings.items():
             self.args += ["--" + name.replace("_", "-"), str(value)]
+        self.ca = settings.get("tls_certificate")  # self-signed: what clients trust
         self.lines = []
         self.exit_seen = False
         self.process = subprocess.Popen(self.args, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -49,8 +51,8 @@ class Daemon:
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         try:
-            self.url = self.wait_log(r"listening on (http://\S+)").group(1)
-            self.host, port = self.url[len("http://"):].rsplit(":", 1)
+            self.url = self.wait_log(r"listening on (https?://\S+)").group(1)
+            self.host, port = self.url.split("://")[1].rsplit(":", 1)
             self.port = int(port)
             if wait_ready:
                 self.wait_log(r" ready model=")
@@ -109,13 +111,18 @@ class Daemon:
     # ---- requests
 
     def get(self, path, **kwargs):
-        return requests.get(self.url + path, timeout=PATIENCE_S, **kwargs)
+        return requests.get(self.url + path, timeout=PATIENCE_S, verify=self.ca or True, **kwargs)
 
     def post(self, path, body, **kwargs):
-        return requests.post(self.url + path, json=body, timeout=PATIENCE_S, **kwargs)
+        return requests.post(self.url + path, json=body, timeout=PATIENCE_S, verify=self.ca or True, **kwargs)
+
+    def connect_tcp(self):
+        return socket.create_connection((self.host, self.port), PATIENCE_S)
 
     def connect(self):
-        s = socket.create_connection((self.host, self.port), PATIENCE_S)
+        s = self.connect_tcp()
+        if self.ca:
+            s = ssl.create_default_context(cafile=self.ca).wrap_socket(s, server_hostname=self.host)
         return Client(s)
 
 
@@ -149,7 +156,7 @@ class Client:
     def _more(self):
         try:
             data = self.sock.recv(65536)
-        except (ConnectionResetError, BrokenPipeError):
+        except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):
             data = b""
         self.buffer += data
         return data != b""
