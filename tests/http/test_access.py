@@ -123,6 +123,22 @@ def test_right_keys(guarded, headers):
         assert c.read_response().json()["usage"]["completion_tokens"] == 4
 
 
+def test_anthropic_clients_are_told_in_their_words(start, keys):
+    daemon = start(api_keys_file=keys.write(ALICE_LINE + " max_concurrent=1"), model="fake:delay_ms=5")
+    body = {"max_tokens": 4, "messages": user("a")}
+    for path in "/v1/messages", "/v1/messages/count_tokens":
+        response = daemon.post(path, body)
+        assert response.status_code == 401 and response.json()["error"]["type"] == "authentication_error"
+        assert daemon.post(path, body, headers={"x-api-key": ALICE}).status_code == 200
+    with daemon.connect() as c:
+        c.request("POST", "/v1/messages", dict(body, max_tokens=30000, stream=True), headers=["x-api-key: " + ALICE])
+        c.read_until(b"data: ")
+        response = daemon.post("/v1/messages", body, headers={"x-api-key": ALICE})
+        assert response.status_code == 429 and response.json()["error"]["type"] == "rate_limit_error"
+        assert response.headers["retry-after"] == "1"
+    daemon.wait_log(r'path="/v1/messages" status=200 .*key=alice prompt_tokens=\d+ completion_tokens=\d+')
+
+
 def test_everybody_may_ask_without_the_setting(fake):
     for headers in {}, bearer("any text"), {"x-api-key": "any"}:
         assert fake.post(COMPLETIONS, SHORT, headers=headers).status_code == 200
