@@ -177,7 +177,8 @@ static int step(struct l4_bench *bench, int n, int64_t n_tokens, uint64_t *seeds
         int32_t *tokens = bench->tokens + i * n_tokens;
         for (int64_t t = 0; t < n_tokens; t++)
             tokens[t] = random_below(&seeds[i], vocab);
-        bench->segments[i] = (struct llama4_segment){bench->sequences[i], tokens, (int32_t)n_tokens, wants_logits};
+        bench->segments[i] =
+            (struct llama4_segment){bench->sequences[i], tokens, (int32_t)n_tokens, wants_logits, NULL};
         int rc = kv_seq_reserve(bench->sequences[i], n_tokens);
         if (rc != 0)
             return l4_err_set(err, rc, "the KV cache does not hold %d sequences of %lld tokens", n,

@@ -331,6 +331,7 @@ static void fill_info(struct engine_parts *parts, const struct l4_engine_options
         .parameters = checkpoint_parameters(parts->checkpoint),
         .active_parameters = checkpoint_active_parameters(parts->checkpoint),
         .vocab_size = config->vocab_size,
+        .hidden_size = config->hidden_size,
         .has_temperature = generation->has_temperature,
         .has_top_p = generation->has_top_p,
         .has_min_p = generation->has_min_p,

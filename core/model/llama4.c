@@ -32,10 +32,21 @@ struct row {
     int32_t token;
 };
 
+/* Behind the last layer's attention only the rows count that somebody wants something of; at the head those with
+ * logits. They are the last ones of each segment. */
+enum rows { ROWS_ALL, ROWS_WANTED, ROWS_LOGITS };
+
+static int64_t rows_of(const struct llama4_segment *segment, enum rows which) {
+    return which == ROWS_ALL || (which == ROWS_WANTED && segment->hidden_sum) ? segment->n_tokens : segment->n_logits;
+}
+
 /* One step: a batch of rows, one a token, in the order of the segments. */
 struct step {
     struct llama4 *model;
-    int64_t n_rows, n_logits;
+    const struct llama4_segment *segments;
+    int n_segments;
+    int64_t n_rows;
+    enum rows kept; /* which of the segments' rows n_rows counts */
     struct row *rows;
     struct attention attention;
     float *cos, *sin; /* [n_rows, head_dim / 2] */
@@ -187,23 +198,66 @@ static int feed_forward(struct step *s, const struct llama4_layer *layer, const 
 
 /* ---- the whole network ----------------------------------------------------------------------------------------- */
 
-/* From here on only the rows that want logits count: behind its attention, the last layer and the head need no others.
- */
-static void keep_logit_rows(struct step *s, const struct llama4_segment *segments, int n_segments) {
-    int64_t hidden = s->model->config->hidden_size, row = 0, n_kept = 0;
-    int64_t q_width = s->model->config->n_heads * (int64_t)s->model->config->head_dim;
-    if (s->n_rows == s->n_logits)
-        return;
-    for (const struct llama4_segment *segment = segments; segment < segments + n_segments; segment++) {
-        row += segment->n_tokens;
-        int64_t first = row - segment->n_logits;
-        memmove(s->hidden_states + n_kept * hidden, s->hidden_states + first * hidden,
-                (size_t)(segment->n_logits * hidden) * sizeof(float));
-        memmove(s->attended + n_kept * q_width, s->attended + first * q_width,
-                (size_t)(segment->n_logits * q_width) * sizeof(float));
-        n_kept += segment->n_logits;
+static int64_t count_rows(const struct step *s, enum rows which) {
+    int64_t n = 0;
+    for (int i = 0; i < s->n_segments; i++)
+        n += rows_of(&s->segments[i], which);
+    return n;
+}
+
+/* to[] = the rows of from[] that `which` names; to may be from.  Rows of `width` floats. */
+static void copy_rows(const struct step *s, enum rows which, float *to, const float *from, int64_t width) {
+    for (int i = 0; i < s->n_segments; i++) {
+        int64_t n_from = rows_of(&s->segments[i], s->kept), n = rows_of(&s->segments[i], which);
+        memmove(to, from + (n_from - n) * width, (size_t)(n * width) * sizeof *to);
+        from += n_from * width;
+        to += n * width;
     }
-    s->n_rows = n_kept;
+}
+
+static void keep_wanted_rows(struct step *s) {
+    int64_t n_wanted = count_rows(s, ROWS_WANTED);
+    if (n_wanted < s->n_rows) {
+        int64_t q_width = s->model->config->n_heads * (int64_t)s->model->config->head_dim;
+        copy_rows(s, ROWS_WANTED, s->hidden_states, s->hidden_states, s->model->config->hidden_size);
+        copy_rows(s, ROWS_WANTED, s->attended, s->attended, q_width);
+    }
+    s->n_rows = n_wanted;
+    s->kept = ROWS_WANTED;
+}
+
+/* logits = lm_head(rms_norm(hidden_states)) of the rows that want them; hidden_states stay as they are.
+ * Errors: L4_E_NOMEM. */
+static int head(const struct step *s, float *logits) {
+    const struct llama4 *model = s->model;
+    struct step of_logits = *s;
+    of_logits.n_rows = count_rows(s, ROWS_LOGITS);
+    if (of_logits.n_rows == 0)
+        return 0;
+    if (of_logits.n_rows < s->n_rows) {
+        of_logits.hidden_states = s->delta;
+        copy_rows(s, ROWS_LOGITS, s->delta, s->hidden_states, model->config->hidden_size);
+    }
+    struct gemm_task task = product(&of_logits, &model->weights.lm_head, NULL, s->normed, model->config->hidden_size,
+                                    logits, model->config->vocab_size);
+    of_logits.norm_weight = model->weights.norm;
+    task.from = (struct gemm_source){.make = norm_rows, .ctx = &of_logits};
+    return gemm_run(model->exec, &task, 1);
+}
+
+/* hidden_sum += rms_norm(hidden_states), row by row: the order is the sequence's, however it is cut into steps. */
+static void sum_hidden_states(struct step *s) {
+    int64_t hidden = s->model->config->hidden_size, row = 0;
+    s->norm_weight = s->model->weights.norm;
+    for (const struct llama4_segment *segment = s->segments; segment < s->segments + s->n_segments; segment++) {
+        int64_t end = row + rows_of(segment, s->kept);
+        if (segment->hidden_sum)
+            norm_rows(s, row, end);
+        for (; segment->hidden_sum && row < end; row++)
+            for (int64_t i = 0; i < hidden; i++)
+                segment->hidden_sum[i] += (double)s->normed[row * hidden + i];
+        row = end;
+    }
 }
 
 static void probe_hidden_states(const struct step *s, const struct llama4_probe *probe, int layer) {
@@ -215,7 +269,7 @@ static void probe_hidden_states(const struct step *s, const struct llama4_probe 
 static int step_init(struct step *s, struct llama4 *model, const struct llama4_segment *segments, int n_segments) {
     const struct model_config *config = model->config;
     struct arena *arena = &model->step_arena;
-    *s = (struct step){.model = model};
+    *s = (struct step){.model = model, .segments = segments, .n_segments = n_segments};
     arena_reset(arena);
     struct attention_span *spans = arena_alloc(arena, (size_t)n_segments, sizeof *spans);
     if (!spans)
@@ -224,7 +278,6 @@ static int step_init(struct step *s, struct llama4 *model, const struct llama4_s
         spans[i] =
             (struct attention_span){segments[i].kv, kv_seq_length(segments[i].kv), s->n_rows, segments[i].n_tokens};
         s->n_rows += segments[i].n_tokens;
-        s->n_logits += segments[i].n_logits;
     }
     if (attention_plan(&s->attention, config, spans, n_segments, pool_n_threads(model->exec->pool), arena))
         return L4_E_NOMEM;
@@ -275,19 +328,15 @@ int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, 
         if (attention(&s, layer))
             return l4_err_set(err, L4_E_NOMEM, "no memory for the attention of %lld tokens", (long long)s.n_rows);
         if (s.layer == config->n_layers - 1 && !probe)
-            keep_logit_rows(&s, segments, n_segments);
+            keep_wanted_rows(&s);
         if (project_and_route(&s, layer) || feed_forward(&s, layer, probe))
             return l4_err_set(err, L4_E_NOMEM, "no memory for the feed-forward of %lld tokens", (long long)s.n_rows);
         probe_hidden_states(&s, probe, s.layer + 1);
     }
-    keep_logit_rows(&s, segments, n_segments);
-    struct gemm_task head =
-        product(&s, &model->weights.lm_head, NULL, s.normed, config->hidden_size, logits, config->vocab_size);
-    s.norm_weight = model->weights.norm;
-    head.from = (struct gemm_source){.make = norm_rows, .ctx = &s};
-    if (gemm_run(model->exec, &head, 1))
+    if (head(&s, logits))
         return l4_err_set(err, L4_E_NOMEM, "no memory for the logits of %lld tokens", (long long)s.n_rows);
 
+    sum_hidden_states(&s);
     for (int i = 0; i < n_segments; i++)
         kv_seq_advance(segments[i].kv, segments[i].tokens, segments[i].n_tokens);
     return 0;

@@ -19,6 +19,8 @@ struct llama4_segment {
     const int32_t *tokens; /* [n_tokens], each within the vocabulary */
     int32_t n_tokens;      /* >= 1 */
     int32_t n_logits;      /* logits of the last n_logits tokens are computed, 0..n_tokens */
+    double *hidden_sum;    /* [hidden_size]: the last hidden states of all of its tokens, behind the final norm, are
+                              added to it, in order; NULL = nobody wants them */
 };
 
 /* Called with intermediate results, rows in batch order; for the reference tests.  layer: hidden_states.0 is the
@@ -47,8 +49,9 @@ void llama4_experts_stats(const struct llama4 *model, struct l4_experts_stats *s
 
 /* llama4_forward - one step: writes the keys and values of every segment, advances their KV, and computes logits.
  *   logits [sum of n_logits, vocab_size] f32, caller's, in segment order.
- *   A row's logits depend on its own sequence alone, bit for bit, where backend and gemm are batch-invariant.
- *   Errors: L4_E_NOMEM (KV not advanced: the step may be repeated).  Thread: engine. */
+ *   A row's logits and hidden states depend on its own sequence alone, bit for bit, where backend and gemm are
+ *   batch-invariant.  Errors: L4_E_NOMEM (KV not advanced, sums untouched: the step may be repeated).  Thread: engine.
+ */
 int llama4_forward(struct llama4 *model, const struct llama4_segment *segments, int n_segments, float *logits,
                    const struct llama4_probe *probe, struct l4_err *err) L4_MUST_CHECK;
 

@@ -12,6 +12,7 @@ void l4_event_free(struct l4_event *event) {
     if (!event)
         return;
     free(event->top);
+    free(event->embedding);
     free(event->text);
     free(event);
 }
@@ -25,16 +26,23 @@ static void event_send(struct sched *sched, struct l4_event *event) {
     sched->last_event = event;
 }
 
-/* A PROMPT or TOKEN event of this id; its log-probabilities come from a row of raw logits, NULL = not asked for.
- * NULL when out of memory. */
-static struct l4_event *token_event(struct sched *sched, const struct request *request, enum l4_event_type type,
-                                    int32_t id, const float *logits) {
+static struct l4_event *new_event(const struct request *request, enum l4_event_type type) {
     struct l4_event *event = calloc(1, sizeof *event);
     if (!event)
         return NULL;
     event->type = type;
     event->id = request->id;
     event->user = request->user;
+    return event;
+}
+
+/* A PROMPT or TOKEN event of this id; its log-probabilities come from a row of raw logits, NULL = not asked for.
+ * NULL when out of memory. */
+static struct l4_event *token_event(struct sched *sched, const struct request *request, enum l4_event_type type,
+                                    int32_t id, const float *logits) {
+    struct l4_event *event = new_event(request, type);
+    if (!event)
+        return NULL;
     event->token = (struct l4_logprob){id, NAN};
     if (!logits)
         return event;
@@ -144,6 +152,37 @@ static bool prompt_events(struct sched *sched, struct request *request, const fl
         request->n_prompt_events++;
     }
     return true;
+}
+
+/* ---- embeddings ----------------------------------------------------------------------------------------------- */
+
+/* The length of the mean is that of the sum: it is divided out together with the number of tokens. */
+static void output_embedding(struct sched *sched, struct request *request, double now_s) {
+    int32_t hidden = sched->config.model_config->hidden_size;
+    const double *sum = request->hidden_sum;
+    struct l4_event *event = new_event(request, L4_EVENT_EMBEDDING);
+    double square = 0;
+    if (event)
+        event->embedding = checked_array((size_t)hidden, sizeof *event->embedding);
+    if (!event || !event->embedding) {
+        l4_event_free(event);
+        out_of_memory(sched, request, now_s);
+        return;
+    }
+    for (int32_t i = 0; i < hidden; i++)
+        square += sum[i] * sum[i];
+    if (!isfinite(square)) {
+        struct l4_err error;
+        l4_event_free(event);
+        l4_err_set(&error, L4_E_INTERNAL, "the model's hidden states are not finite");
+        output_error(sched, request, &error, now_s);
+        return;
+    }
+    for (int32_t i = 0; i < hidden; i++)
+        event->embedding[i] = square > 0 ? (float)(sum[i] / sqrt(square)) : 0;
+    event->n_embedding = hidden;
+    event_send(sched, event);
+    output_done(sched, request, L4_FINISH_STOP, -1, now_s);
 }
 
 /* ---- answers -------------------------------------------------------------------------------------------------- */
@@ -260,6 +299,10 @@ static void output_entry(struct sched *sched, const struct plan_entry *entry, co
     }
     if (computed < (int64_t)request->tokens.len)
         return;
+    if (request->embed) {
+        output_embedding(sched, request, now_s);
+        return;
+    }
     if (request->max_tokens == 0) {
         output_done(sched, request, L4_FINISH_LENGTH, -1, now_s);
         return;

@@ -4,11 +4,11 @@
 #include "core/sched/sched_internal.h"
 
 /* Rows of logits that the request's next n tokens ask for: all of them where they may predict prompt tokens that are to
- * be scored, else the last one of all, which gives the next token. */
+ * be scored, none for an embedding, else the last one of all, which gives the next token. */
 static int32_t logits_wanted(const struct request *request, int64_t n) {
     if (request_scores_prompt(request))
         return (int32_t)n;
-    return n == request_n_pending(request);
+    return !request->embed && n == request_n_pending(request);
 }
 
 /* Take the youngest running sequence out of the plan, if it is there, and set it back. */

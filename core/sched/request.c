@@ -104,20 +104,23 @@ static int check_stop(const struct l4_request *from, const struct request_limits
 
 /* Resolves max_tokens, too. */
 static int check_length(const struct l4_request *from, int64_t limit, int64_t *max_tokens, struct l4_err *err) {
-    if (from->max_tokens < -1)
+    int64_t want = from->embed ? 0 : from->max_tokens == -1 ? 1 : from->max_tokens, room = -1;
+    if (want < 0)
         return l4_err_set(err, L4_E_INVALID, "max_tokens is %lld: allowed are 0 and more, or -1 for as many as fit",
                           (long long)from->max_tokens);
     if (from->n_prompt < 1)
         return l4_err_set(err, L4_E_INVALID, "the prompt has no tokens: it needs at least 1");
-    int64_t want = from->max_tokens == -1 ? 1 : from->max_tokens, room = -1;
     if (from->n_prompt <= (uint64_t)limit)
         room = limit - (int64_t)from->n_prompt;
+    if (want > room && from->embed)
+        return l4_err_set(err, L4_E_CONTEXT_LENGTH, "%zu tokens do not fit: this server's context is %lld tokens",
+                          from->n_prompt, (long long)limit);
     if (want > room)
         return l4_err_set(err, L4_E_CONTEXT_LENGTH,
                           "a prompt of %zu tokens and %s%lld more (max_tokens) do not fit: this server's context is "
                           "%lld tokens",
                           from->n_prompt, from->max_tokens == -1 ? "at least " : "", (long long)want, (long long)limit);
-    *max_tokens = from->max_tokens == -1 ? room : want;
+    *max_tokens = from->max_tokens == -1 && !from->embed ? room : want;
     return 0;
 }
 
@@ -184,9 +187,10 @@ int request_open(struct request **out, const struct l4_request *from, const stru
         .n_stop_ids = from->n_stop_ids,
         .ignore_eos = from->ignore_eos,
         .logprobs = from->logprobs,
-        .prompt_logprobs = from->prompt_logprobs,
+        .prompt_logprobs = from->prompt_logprobs && !from->embed,
+        .embed = from->embed,
         .n_top_logprobs = from->n_top_logprobs,
-        .no_prefix_cache = from->no_prefix_cache,
+        .no_prefix_cache = from->no_prefix_cache || from->embed, /* all of its tokens are computed */
         .admitted_s = -1,
         .first_token_s = -1,
     };
@@ -208,6 +212,7 @@ void request_close(struct request *request) {
     if (!request)
         return;
     kv_seq_close(request->kv);
+    free(request->hidden_sum);
     sample_history_close(request->history);
     stop_fini(&request->stop);
     grammar_matcher_close(request->matcher);

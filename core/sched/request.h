@@ -51,11 +51,13 @@ struct request {
     struct l4_logit_bias *logit_bias; /* owned; what sampling.logit_bias points to */
     int32_t *stop_ids;
     size_t n_stop_ids;
-    bool ignore_eos, logprobs, prompt_logprobs;
+    bool ignore_eos, logprobs, prompt_logprobs, embed;
     int n_top_logprobs;
     struct kv_salt salt;
     bool no_prefix_cache;
 
+    double *hidden_sum;             /* [hidden_size], of the tokens in kv; NULL before the first admission, and without
+                                       embed */
     struct kv_seq *kv;              /* NULL before the first admission; length 0 after being set back */
     struct sample_history *history; /* NULL where no penalty looks at it */
     struct l4_detok detok;

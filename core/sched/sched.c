@@ -218,6 +218,11 @@ static int prepare(struct sched *sched, struct request *request) {
         if (!request->no_prefix_cache)
             kv_seq_share(request->kv, &request->salt);
     }
+    size_t hidden = (size_t)sched->config.model_config->hidden_size;
+    if (request->embed && !request->hidden_sum && !(request->hidden_sum = checked_array(hidden, sizeof(double))))
+        return L4_E_NOMEM;
+    for (size_t i = 0; request->hidden_sum && i < hidden; i++) /* set back: all of its tokens are computed again */
+        request->hidden_sum[i] = 0;
     if (request->history || (s->repetition_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0))
         return 0;
     int rc = sample_history_open(&request->history);
@@ -266,6 +271,7 @@ static int forward(struct sched *sched, struct l4_err *err) {
             .tokens = entry->request->tokens.ids + kv_seq_length(entry->request->kv),
             .n_tokens = entry->n_tokens,
             .n_logits = entry->n_logits,
+            .hidden_sum = entry->request->hidden_sum,
         };
     }
     const struct sched_model *model = &sched->config.model;

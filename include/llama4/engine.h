@@ -86,6 +86,7 @@ struct l4_engine_info {
     const char *cpu_kernels; /* "avx512", ... */
     int threads;
     bool batch_invariant; /* false with eager or openblas */
+    int32_t hidden_size;  /* of an embedding, too */
     int64_t max_context_tokens;
     int64_t model_context_tokens; /* what the checkpoint claims */
     int64_t kv_capacity_tokens;   /* tokens of one long sequence that the KV cache holds */
@@ -147,6 +148,7 @@ struct l4_request {
     bool logprobs;        /* token events carry log-probabilities ... */
     int n_top_logprobs;   /* ... and this many alternatives, 0..L4_MAX_TOP_LOGPROBS */
     bool prompt_logprobs; /* L4_EVENT_PROMPT events: one per prompt token, in order, before the first token */
+    bool embed;           /* an L4_EVENT_EMBEDDING instead of an answer: of the fields above only the prompt counts */
     /* The prefix cache changes no token, but how soon the first one comes tells what others have asked before. Requests
      * of different salts share nothing. */
     const char *salt;     /* at most L4_MAX_SALT_BYTES; NULL = "" */
@@ -175,8 +177,9 @@ void l4_engine_drain(struct l4_engine *engine);
 enum l4_event_type {
     L4_EVENT_PROMPT, /* a prompt token's log-probabilities (prompt_logprobs only); the first token's logprob is NAN */
     L4_EVENT_TOKEN,  /* a generated token, the one that ends the answer included (is_stop_token) */
-    L4_EVENT_DONE,   /* the last event of a request that ran or was cancelled */
-    L4_EVENT_ERROR,  /* the last event of a request that failed through no fault of the request */
+    L4_EVENT_EMBEDDING, /* what a prompt means, as a vector (embed only) */
+    L4_EVENT_DONE,      /* the last event of a request that ran or was cancelled */
+    L4_EVENT_ERROR,     /* the last event of a request that failed through no fault of the request */
 };
 
 enum l4_finish { L4_FINISH_STOP, L4_FINISH_LENGTH, L4_FINISH_CANCELLED };
@@ -197,6 +200,11 @@ struct l4_event {
     struct l4_logprob *top;  /* [n_top], best first; owned by the event */
     int n_top;
     bool is_stop_token; /* TOKEN: this id ended the answer: an end token or one of stop_ids; it adds no text */
+
+    /* EMBEDDING: the mean of the last hidden states of all of the prompt's tokens, behind the final norm, of length 1;
+     * owned by the event. */
+    float *embedding;
+    int32_t n_embedding; /* hidden_size */
 
     /* TOKEN, DONE: text that may be shown now: whole UTF-8, no beginning of a stop string.  May be empty ("" or NULL);
      * a DONE carries what was still held back.  Owned by the event. */

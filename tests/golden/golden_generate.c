@@ -74,6 +74,8 @@ static void take_event(void *user, const struct l4_event *event) {
         answer->logprobs[answer->n_logprobs++] = (double)event->token.logprob;
         l4_buf_append(&answer->text, event->text, event->text_bytes);
         return;
+    case L4_EVENT_EMBEDDING: /* nobody asked */
+        return;
     case L4_EVENT_DONE:
         l4_buf_append(&answer->text, event->text, event->text_bytes);
         answer->ended = true;

@@ -18,6 +18,7 @@
 
 #include "llama4/bench.h"
 
+enum { FAKE_HIDDEN = 16 };
 static const char TOKENIZER[] = "tests/models/demo/tokenizer.json";
 static const char ANSWER[] = "Paris is the capital of France. The cat sat on the mat. ";
 
@@ -28,7 +29,7 @@ struct fake_request {
     int32_t *prompt;
     size_t n_prompt;
     int64_t max_tokens, n_generated;
-    bool ignore_eos, logprobs, prompt_logprobs, cancelled, running;
+    bool ignore_eos, logprobs, prompt_logprobs, embed, cancelled, running;
     int n_top;
     char **stop;
     size_t n_stop;
@@ -147,6 +148,7 @@ struct l4_event *l4_engine_poll(struct l4_engine *engine) {
 
 void l4_event_free(struct l4_event *event) {
     free(event->top);
+    free(event->embedding);
     free(event->text);
     free(event);
 }
@@ -216,6 +218,21 @@ static bool generate(struct l4_engine *engine, struct fake_request *request) {
     return false;
 }
 
+/* How often ids of each remainder occur: mixing up prompts or losing a token shows. */
+static bool embed(struct l4_engine *engine, struct fake_request *request) {
+    struct l4_event *event = push_event(engine, request, L4_EVENT_EMBEDDING);
+    double square = 0;
+    event->n_embedding = FAKE_HIDDEN;
+    event->embedding = calloc(FAKE_HIDDEN, sizeof(*event->embedding));
+    for (size_t i = 0; i < request->n_prompt; i++)
+        event->embedding[request->prompt[i] % FAKE_HIDDEN] += 1;
+    for (int i = 0; i < FAKE_HIDDEN; i++)
+        square += (double)event->embedding[i] * (double)event->embedding[i];
+    for (int i = 0; i < FAKE_HIDDEN; i++)
+        event->embedding[i] = (float)((double)event->embedding[i] / sqrt(square));
+    return finish(engine, request, L4_FINISH_STOP, -1, -1);
+}
+
 /* True when the request is over. */
 static bool step_request(struct l4_engine *engine, struct fake_request *request, int64_t elapsed_ms) {
     if (request->cancelled) {
@@ -244,7 +261,7 @@ static bool step_request(struct l4_engine *engine, struct fake_request *request,
                 event->token.logprob = NAN;
         }
     }
-    return generate(engine, request);
+    return request->embed ? embed(engine, request) : generate(engine, request);
 }
 
 static void step(struct l4_engine *engine, int64_t elapsed_ms) {
@@ -406,7 +423,8 @@ void l4_engine_info(const struct l4_engine *engine, struct l4_engine_info *info)
                                     .kv_capacity_tokens = max_context * 2,
                                     .parameters = 1000,
                                     .active_parameters = 500,
-                                    .vocab_size = l4_tokenizer_vocab_size(engine->tokenizer)};
+                                    .vocab_size = l4_tokenizer_vocab_size(engine->tokenizer),
+                                    .hidden_size = FAKE_HIDDEN};
 }
 
 /* ---- requests ---------------------------------------------------------------------------------------------------- */
@@ -420,9 +438,10 @@ static struct fake_request *copy_request(struct l4_engine *engine, const struct 
     copy->prompt = calloc(request->n_prompt, sizeof(*copy->prompt));
     memcpy(copy->prompt, request->prompt, request->n_prompt * sizeof(*copy->prompt));
     copy->max_tokens = request->max_tokens;
+    copy->embed = request->embed;
     copy->ignore_eos = request->ignore_eos;
     copy->logprobs = request->logprobs;
-    copy->prompt_logprobs = request->prompt_logprobs;
+    copy->prompt_logprobs = request->prompt_logprobs && !request->embed;
     copy->n_top = request->n_top_logprobs;
     copy->n_stop = request->n_stop;
     copy->stop = calloc(request->n_stop + 1, sizeof(*copy->stop));
@@ -437,7 +456,7 @@ static struct fake_request *copy_request(struct l4_engine *engine, const struct 
 int l4_engine_submit(struct l4_engine *engine, const struct l4_request *request, uint64_t *id, struct l4_err *err) {
     struct l4_engine_info info;
     l4_engine_info(engine, &info);
-    int64_t n_answer = request->max_tokens > 0 ? request->max_tokens : 0;
+    int64_t n_answer = request->max_tokens > 0 && !request->embed ? request->max_tokens : 0;
     if (request->n_prompt == 0)
         return l4_err_set(err, L4_E_INVALID, "the prompt is empty");
     if ((int64_t)request->n_prompt + n_answer > info.max_context_tokens)

@@ -6,7 +6,7 @@
 void fake_model_config(struct model_config *config, int32_t vocab_size, int64_t max_tokens, int64_t chunk) {
     memset(config, 0, sizeof *config);
     config->vocab_size = vocab_size;
-    config->hidden_size = 8;
+    config->hidden_size = FAKE_MODEL_HIDDEN;
     config->n_layers = 2;
     config->n_heads = config->n_kv_heads = 1;
     config->head_dim = 1;
@@ -29,11 +29,24 @@ static void logits_of(const struct model_config *config, uint64_t hash, float *l
         logits[v] = (float)(hash_token(hash, v) >> 48) / 8192.0F;
 }
 
-void fake_model_logits(const struct model_config *config, const int32_t *tokens, int64_t n, float *logits) {
+static void hidden_of(const struct model_config *config, uint64_t hash, float *hidden) {
+    for (int32_t i = 0; i < config->hidden_size; i++)
+        hidden[i] = (float)(hash_token(hash, -2 - i) >> 48) / 32768.0F - 1;
+}
+
+static uint64_t hash_tokens(const int32_t *tokens, int64_t n) {
     uint64_t hash = hash_start();
     for (int64_t i = 0; i < n; i++)
         hash = hash_token(hash, tokens[i]);
-    logits_of(config, hash, logits);
+    return hash;
+}
+
+void fake_model_hidden(const struct model_config *config, const int32_t *tokens, int64_t n, float *hidden) {
+    hidden_of(config, hash_tokens(tokens, n), hidden);
+}
+
+void fake_model_logits(const struct model_config *config, const int32_t *tokens, int64_t n, float *logits) {
+    logits_of(config, hash_tokens(tokens, n), logits);
 }
 
 double fake_model_now(void *ctx) {
@@ -56,6 +69,13 @@ static uint64_t read_back(const struct model_config *config, const struct kv_seq
     return hash;
 }
 
+static void add_hidden(const struct model_config *config, uint64_t hash, double *sum) {
+    float hidden[FAKE_MODEL_HIDDEN];
+    hidden_of(config, hash, hidden);
+    for (int32_t i = 0; i < config->hidden_size; i++)
+        sum[i] += (double)hidden[i];
+}
+
 static void run_segment(const struct model_config *config, const struct llama4_segment *segment, float **logits) {
     int64_t start = kv_seq_length(segment->kv);
     uint64_t hash = read_back(config, segment->kv, start);
@@ -64,6 +84,8 @@ static void run_segment(const struct model_config *config, const struct llama4_s
         for (int layer = 0; layer < config->n_layers; layer++)
             *place(segment->kv, layer, start + i) = (float)segment->tokens[i];
         hash = hash_token(hash, segment->tokens[i]);
+        if (segment->hidden_sum)
+            add_hidden(config, hash, segment->hidden_sum);
         if (i >= segment->n_tokens - segment->n_logits) {
             logits_of(config, hash, *logits);
             *logits += config->vocab_size;

@@ -7,7 +7,7 @@
 
 #include "core/model/llama4.h"
 
-enum { FAKE_MODEL_MAX_STEPS = 4096 };
+enum { FAKE_MODEL_MAX_STEPS = 4096, FAKE_MODEL_HIDDEN = 8 };
 
 struct fake_model {
     const struct model_config *config;
@@ -28,6 +28,8 @@ void fake_model_config(struct model_config *config, int32_t vocab_size, int64_t 
 int fake_model_forward(void *ctx, const struct llama4_segment *segments, int n_segments, float *logits,
                        struct l4_err *err);
 double fake_model_now(void *ctx);
+/* The last hidden state of token n - 1: [hidden_size]. */
+void fake_model_hidden(const struct model_config *config, const int32_t *tokens, int64_t n, float *hidden);
 /* The logits after n tokens: [vocab_size]. */
 void fake_model_logits(const struct model_config *config, const int32_t *tokens, int64_t n, float *logits);
 

@@ -95,6 +95,11 @@ static void take_event(struct rig *b, const struct l4_event *event) {
             answer->first_at = b->n_steps;
         answer->ids[answer->n_ids++] = event->token.id;
         break;
+    case L4_EVENT_EMBEDDING:
+        assert_int_equal(event->n_embedding, FAKE_MODEL_HIDDEN);
+        memcpy(answer->embedding, event->embedding, sizeof answer->embedding);
+        answer->n_embeddings++;
+        break;
     case L4_EVENT_DONE:
     case L4_EVENT_ERROR:
         answer->failed = event->type == L4_EVENT_ERROR;

@@ -18,6 +18,8 @@ struct answer {
     int n_ids;
     int32_t prompt_ids[CONTEXT];
     int n_prompt_events;
+    float embedding[FAKE_MODEL_HIDDEN];
+    int n_embeddings;
     int n_ends;
     bool failed;
     enum l4_finish finish;

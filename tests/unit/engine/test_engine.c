@@ -174,6 +174,7 @@ static void info_tells_what_was_chosen(void **state) {
     assert_int_equal(info.max_context_tokens, 1000);
     assert_int_equal(info.model_context_tokens, 8192);
     assert_int_equal(info.vocab_size, 2048);
+    assert_int_equal(info.hidden_size, 256);
     assert_true(info.has_temperature && info.has_top_p && !info.has_top_k);
     assert_true(info.temperature == 0.6F && info.top_p == 0.9F);
     assert_non_null(l4_engine_tokenizer(session.engine));

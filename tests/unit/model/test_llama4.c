@@ -1,15 +1,19 @@
-/* The whole model: a row's logits depend on its own sequence alone, failed allocations lose nothing. */
+/* The whole model: a row's logits and hidden states depend on its own sequence alone, failed allocations lose nothing.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+#include "core/format/safetensors.h"
 #include "core/model/llama4.h"
+#include "core/model/llama4_weights.h"
 #include "core/model/rope.h"
 #include "tests/lib/failmalloc.h"
 #include "tests/lib/random_data.h"
@@ -66,7 +70,8 @@ struct sequence {
     struct kv_seq *kv;
     int32_t tokens[MAX_TOKENS];
     int64_t n_tokens;
-    float *logits; /* [n_tokens, vocab] */
+    float *logits;      /* [n_tokens, vocab] */
+    double *hidden_sum; /* [hidden_size] */
 };
 
 /* All sequences to their ends in random steps; at_once: each in one step of its own. */
@@ -94,6 +99,7 @@ static void run_all(struct fixture *f, struct sequence *seqs, struct rng *rng, b
                 .tokens = seqs[i].tokens + kv_seq_length(seqs[i].kv),
                 .n_tokens = (int32_t)n,
                 .n_logits = (int32_t)n,
+                .hidden_sum = seqs[i].hidden_sum,
             };
         }
         assert_int_equal(llama4_forward(f->model, segments, n_segments, step_logits, NULL, NULL), 0);
@@ -116,18 +122,25 @@ static void check_same_bits(const char *dir) {
     for (int v = 0; kernels_names()[v]; v++) {
         struct sequence seqs[N_SEQS] = {0};
         float *want[N_SEQS] = {0};
+        double *want_sum[N_SEQS] = {0};
         for (int run = 0; run < 4; run++) { /* the first: each sequence alone and at once */
             struct fixture f = fixture_open(dir, 1 + run % 3, kernels_names()[v]);
             fixture_start(&f, experts[run]);
+            size_t hidden = (size_t)f.config->hidden_size;
             for (int i = 0; i < N_SEQS && run == 0; i++) {
                 seqs[i].n_tokens = 1 + rng_below(&rng, MAX_TOKENS);
                 for (int64_t t = 0; t < seqs[i].n_tokens; t++)
                     seqs[i].tokens[t] = (int32_t)rng_below(&rng, f.config->vocab_size);
                 size_t n = (size_t)(seqs[i].n_tokens * f.config->vocab_size);
+                if (i % 2 == 0) /* the others want logits only */
+                    seqs[i].hidden_sum = calloc(2 * hidden, sizeof(double));
+                want_sum[i] = seqs[i].hidden_sum ? seqs[i].hidden_sum + hidden : NULL;
                 seqs[i].logits = calloc(n, sizeof(float));
                 want[i] = calloc(n, sizeof(float));
                 assert_true(seqs[i].logits && want[i]);
             }
+            for (int i = 0; i < N_SEQS; i += 2)
+                memset(seqs[i].hidden_sum, 0, hidden * sizeof(double));
             run_all(&f, seqs, &rng, run == 0);
             for (int i = 0; i < N_SEQS; i++) {
                 size_t n = (size_t)(seqs[i].n_tokens * f.config->vocab_size);
@@ -136,11 +149,19 @@ static void check_same_bits(const char *dir) {
                 for (size_t j = 0; j < n; j++)
                     assert_true(isfinite(seqs[i].logits[j]));
                 assert_memory_equal(seqs[i].logits, want[i], n * sizeof(float));
+                if (!want_sum[i])
+                    continue;
+                if (run == 0)
+                    memcpy(want_sum[i], seqs[i].hidden_sum, hidden * sizeof(double));
+                for (size_t j = 0; j < hidden; j++)
+                    assert_true(isfinite(want_sum[i][j]) && want_sum[i][j] != 0);
+                assert_memory_equal(seqs[i].hidden_sum, want_sum[i], hidden * sizeof(double));
             }
             fixture_close(&f);
         }
         for (int i = 0; i < N_SEQS; i++) {
             free(seqs[i].logits);
+            free(seqs[i].hidden_sum);
             free(want[i]);
         }
     }
@@ -169,10 +190,10 @@ static void test_n_logits(void **state) {
         tokens[i] = (i * 37 + 5) % (int32_t)vocab;
     struct kv_seq *a = open_seq(&f), *b = open_seq(&f);
     assert_int_equal(kv_seq_reserve(a, 20) + kv_seq_reserve(b, 20), 0);
-    struct llama4_segment whole = {a, tokens, 20, 20};
+    struct llama4_segment whole = {a, tokens, 20, 20, NULL};
     assert_int_equal(llama4_forward(f.model, &whole, 1, all, NULL, NULL), 0);
     some[0] = 77;
-    struct llama4_segment none = {b, tokens, 13, 0}, last = {b, tokens + 13, 7, 3};
+    struct llama4_segment none = {b, tokens, 13, 0, NULL}, last = {b, tokens + 13, 7, 3, NULL};
     assert_int_equal(llama4_forward(f.model, &none, 1, some, NULL, NULL), 0);
     assert_true(some[0] == 77 && kv_seq_length(b) == 13);
     assert_int_equal(llama4_forward(f.model, &last, 1, some, NULL, NULL), 0);
@@ -182,6 +203,94 @@ static void test_n_logits(void **state) {
     kv_seq_close(a);
     kv_seq_close(b);
     fixture_close(&f);
+}
+
+/* Segments that want sums beside those that want logits, all, some or none: nobody gets another's rows. */
+static void test_sums_beside_logits(void **state) {
+    (void)state;
+    struct fixture f = fixture_open("tests/fixtures/scout", 2, kernels_names()[0]);
+    fixture_start(&f, "auto");
+    int32_t tokens[20];
+    size_t vocab = (size_t)f.config->vocab_size, hidden = (size_t)f.config->hidden_size;
+    float *alone = calloc(3 * vocab, sizeof *alone), *beside = calloc(3 * vocab, sizeof *beside);
+    double *sums = calloc(4 * hidden, sizeof *sums);
+    struct kv_seq *kv[6];
+    assert_true(alone && beside && sums);
+    for (int i = 0; i < 20; i++)
+        tokens[i] = (i * 37 + 5) % (int32_t)vocab;
+    for (int i = 0; i < 6; i++) {
+        kv[i] = open_seq(&f);
+        assert_int_equal(kv_seq_reserve(kv[i], 20), 0);
+    }
+    struct llama4_segment sum = {kv[0], tokens, 20, 0, sums}, last = {kv[1], tokens, 13, 3, NULL};
+    alone[0] = 77;
+    assert_int_equal(llama4_forward(f.model, &sum, 1, alone, NULL, NULL), 0);
+    assert_true(alone[0] == 77); /* no head */
+    assert_int_equal(llama4_forward(f.model, &last, 1, alone, NULL, NULL), 0);
+    struct llama4_segment together[] = {
+        {kv[2], tokens, 20, 0, sums + hidden},
+        {kv[3], tokens + 1, 5, 0, NULL},
+        {kv[4], tokens, 13, 3, sums + 2 * hidden}, /* both */
+        {kv[5], tokens, 20, 0, sums + 3 * hidden},
+    };
+    assert_int_equal(llama4_forward(f.model, together, 4, beside, NULL, NULL), 0);
+    assert_memory_equal(beside, alone, 3 * vocab * sizeof *alone);
+    assert_memory_equal(sums + hidden, sums, hidden * sizeof *sums);
+    assert_memory_equal(sums + 3 * hidden, sums, hidden * sizeof *sums);
+    for (size_t i = 0; i < hidden; i++)
+        assert_true(sums[2 * hidden + i] != sums[i]);
+    for (int i = 0; i < 6; i++)
+        kv_seq_close(kv[i]);
+    free(alone);
+    free(beside);
+    free(sums);
+    fixture_close(&f);
+}
+
+/* The mean of the reference's last hidden states behind the final norm, which is done here in double. */
+static void check_golden_mean(const char *dir) {
+    char path[128], name[32];
+    struct safetensors *golden;
+    struct l4_err err;
+    snprintf(path, sizeof path, "%s/golden.safetensors", dir);
+    assert_int_equal(safetensors_open(&golden, path, &err), 0);
+    struct fixture f = fixture_open(dir, 2, kernels_names()[0]);
+    fixture_start(&f, "auto");
+    snprintf(name, sizeof name, "hidden_states.%d", (int)f.config->n_layers);
+    const struct tensor *ids = safetensors_find(golden, "input_ids"), *states = safetensors_find(golden, name);
+    assert_true(ids && states && ids->type == DT_I32 && states->type == DT_F32);
+    int64_t hidden = f.config->hidden_size, n = (int64_t)(ids->size_bytes / sizeof(int32_t));
+    assert_int_equal(states->size_bytes, (size_t)(n * hidden) * sizeof(float));
+    double *sum = calloc((size_t)hidden, sizeof *sum), *want = calloc((size_t)hidden, sizeof *want);
+    assert_true(sum && want && n <= N_SEQS * MAX_TOKENS);
+    for (int64_t row = 0; row < n; row++) {
+        const float *state = (const float *)states->data + row * hidden;
+        double square = 0;
+        for (int64_t i = 0; i < hidden; i++)
+            square += (double)state[i] * (double)state[i];
+        for (int64_t i = 0; i < hidden; i++)
+            want[i] += (double)state[i] / sqrt(square / (double)hidden + (double)f.config->rms_norm_eps) *
+                       (double)llama4_model_weights(f.model)->norm[i];
+    }
+    struct kv_seq *kv = open_seq(&f);
+    assert_int_equal(kv_seq_reserve(kv, n), 0);
+    struct llama4_segment segment = {kv, ids->data, (int32_t)n, 0, sum};
+    assert_int_equal(llama4_forward(f.model, &segment, 1, NULL, NULL, &err), 0);
+    for (int64_t i = 0; i < hidden; i++)
+        assert_true(fabs(sum[i] - want[i]) / (double)n < 2e-4);
+    free(sum);
+    free(want);
+    kv_seq_close(kv);
+    fixture_close(&f);
+    safetensors_close(golden);
+}
+
+static void test_golden_means(void **state) {
+    (void)state;
+    check_golden_mean("tests/fixtures/scout");
+    check_golden_mean("tests/fixtures/maverick");
+    check_golden_mean("tests/fixtures/interp");
+    check_golden_mean("tests/fixtures/top2");
 }
 
 static void test_open_out_of_memory(void **state) {
@@ -214,7 +323,7 @@ static void test_barriers(void **state) {
             for (int32_t n = 1; n < MAX_TOKENS; n *= 4) {
                 struct kv_seq *kv = open_seq(&f);
                 assert_int_equal(kv_seq_reserve(kv, n), 0);
-                struct llama4_segment segment = {kv, tokens, n, n};
+                struct llama4_segment segment = {kv, tokens, n, n, NULL};
                 uint64_t before = pool_n_dispatches(f.exec.pool);
                 assert_int_equal(llama4_forward(f.model, &segment, 1, logits, NULL, NULL), 0);
                 assert_in_range(pool_n_dispatches(f.exec.pool) - before, 1, 4 * f.config->n_layers + 2);
@@ -233,8 +342,10 @@ static void check_step_out_of_memory(const char *experts) {
     struct fixture f = fixture_open("tests/fixtures/top2", 2, kernels_names()[0]);
     int32_t tokens[30];
     size_t n_logits = (size_t)(30 * f.config->vocab_size);
+    size_t hidden = (size_t)f.config->hidden_size;
     float *want = calloc(n_logits, sizeof *want), *logits = calloc(n_logits, sizeof *logits);
-    assert_true(want && logits);
+    double *want_sum = calloc(hidden, sizeof *want_sum), *sum = calloc(hidden, sizeof *sum);
+    assert_true(want && logits && want_sum && sum);
     for (int i = 0; i < 30; i++)
         tokens[i] = i;
     long failed = 1, n;
@@ -244,14 +355,15 @@ static void check_step_out_of_memory(const char *experts) {
         arena_fini(&gemm_arena);
         struct kv_seq *kv = open_seq(&f);
         assert_int_equal(kv_seq_reserve(kv, 30), 0);
-        struct llama4_segment segment = {kv, tokens, 30, 30};
+        struct llama4_segment segment = {kv, tokens, 30, 30, sum};
+        memset(sum, 0, hidden * sizeof *sum);
         struct l4_err err;
         if (n > 0)
             failmalloc_arm((size_t)n);
         int rc = llama4_forward(f.model, &segment, 1, logits, NULL, &err);
         failed = failmalloc_disarm();
         if (n == 0)
-            memcpy(want, logits, n_logits * sizeof *want);
+            memcpy(want, logits, n_logits * sizeof *want), memcpy(want_sum, sum, hidden * sizeof *sum);
         assert_true(rc == 0 || rc == L4_E_NOMEM);
         if (rc) {
             assert_int_equal(kv_seq_length(kv), 0);
@@ -259,10 +371,13 @@ static void check_step_out_of_memory(const char *experts) {
         }
         assert_int_equal(kv_seq_length(kv), 30);
         assert_memory_equal(logits, want, n_logits * sizeof *want);
+        assert_memory_equal(sum, want_sum, hidden * sizeof *sum);
         kv_seq_close(kv);
         llama4_close(f.model);
     }
     assert_true(n >= 4); /* the step's arena and the experts' both ran out once */
+    free(sum);
+    free(want_sum);
     free(want);
     free(logits);
     f.model = NULL;
@@ -285,7 +400,7 @@ static void test_no_malloc_per_token(void **state) {
     assert_non_null(logits);
     struct kv_seq *kv = open_seq(&f);
     int32_t token = 3;
-    struct llama4_segment segment = {kv, &token, 1, 1};
+    struct llama4_segment segment = {kv, &token, 1, 1, NULL};
     assert_int_equal(kv_seq_reserve(kv, 40), 0);
     for (int i = 0; i < 40; i++) {
         if (i >= 2)
@@ -341,6 +456,8 @@ int main(void) {
         cmocka_unit_test(test_same_bits_f32),
         cmocka_unit_test(test_same_bits_bf16),
         cmocka_unit_test(test_n_logits),
+        cmocka_unit_test(test_sums_beside_logits),
+        cmocka_unit_test(test_golden_means),
         cmocka_unit_test(test_barriers),
         cmocka_unit_test(test_open_out_of_memory),
         cmocka_unit_test(test_step_out_of_memory),

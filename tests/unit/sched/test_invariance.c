@@ -2,11 +2,11 @@
  *
  * 64 requests of mixed lengths, greedy and sampled, run alone, one after the other, without a prefix cache; then all
  * together: arriving in random order and at random times, their prompts cut into random chunks, with sequences set back
- * at random and for want of pages, with a prefix cache and without one; some of the prompts begin alike.  Tokens, text,
- * ends and all log-probabilities must be the same, bit for bit, for every batch-invariant experts backend, with one
- * thread and with two, on F32, BF16, Q8_0, Q4_0 and Q4_K weights, and with every type of KV cache; where arithmetic is
- * not batch-invariant (eager, gemm = openblas), log-probabilities agree to 1e-4.  A kernel that is broken on purpose
- * must be found out by the very same comparison.
+ * at random and for want of pages, with a prefix cache and without one; some of the prompts begin alike, and of some an
+ * embedding is wanted.  Tokens, text, ends, embeddings and all log-probabilities must be the same, bit for bit, for
+ * every batch-invariant experts backend, with one thread and with two, on F32, BF16, Q8_0, Q4_0 and Q4_K weights, and
+ * with every type of KV cache; where arithmetic is not batch-invariant (eager, gemm = openblas), log-probabilities and
+ * embeddings agree to 1e-4.  A kernel that is broken on purpose must be found out by the very same comparison.
  *
  * Built with a sanitizer, which makes everything ten to a hundred times slower, 16 shorter requests run instead of 64,
  * and the demo model with the default settings only; the small fixtures still go through every combination. */
@@ -35,7 +35,7 @@ enum { N_REQUESTS = 10, MAX_PROMPT = 70, MAX_ANSWER = 14, WHOLE = 0 };
 #else
 enum { N_REQUESTS = 64, MAX_PROMPT = 160, MAX_ANSWER = 40, WHOLE = 1 };
 #endif
-enum { N_TOP = 3, CONTEXT = 256, MAX_CHUNK = 48 };
+enum { N_TOP = 3, CONTEXT = 256, MAX_CHUNK = 48, MAX_HIDDEN = 256 };
 static const double LOGPROB_TOLERANCE = 1e-4;
 
 /* Random numbers from a fixed seed. */
@@ -56,6 +56,8 @@ struct answer {
     int n_ids;
     float prompt_logprobs[MAX_PROMPT];
     int n_prompt;
+    float embedding[MAX_HIDDEN];
+    int n_embedding;
     char text[MAX_ANSWER * 64];
     size_t text_bytes;
     enum l4_finish finish;
@@ -71,6 +73,12 @@ static void take_event(void *user, const struct l4_event *event) {
     if (event->type == L4_EVENT_PROMPT) {
         assert_true(answer->n_prompt < MAX_PROMPT);
         answer->prompt_logprobs[answer->n_prompt++] = event->token.logprob;
+        return;
+    }
+    if (event->type == L4_EVENT_EMBEDDING) {
+        assert_in_range(event->n_embedding, 1, MAX_HIDDEN);
+        answer->n_embedding = event->n_embedding;
+        memcpy(answer->embedding, event->embedding, (size_t)event->n_embedding * sizeof(float));
         return;
     }
     if (event->type == L4_EVENT_TOKEN) {
@@ -115,6 +123,7 @@ static void submit(struct session *session, int i, struct answer *answer) {
         .logprobs = true,
         .n_top_logprobs = N_TOP,
         .prompt_logprobs = i % 5 == 0,
+        .embed = i % 9 == 4,
         .user = answer,
     };
     l4_sampling_init(&request.sampling);
@@ -154,7 +163,8 @@ static bool same_answer(const struct answer *a, const struct answer *b) {
            memcmp(a->ids, b->ids, (size_t)a->n_ids * sizeof a->ids[0]) == 0 &&
            memcmp(a->text, b->text, a->text_bytes) == 0 && same_floats(a->logprobs, b->logprobs, a->n_ids) &&
            memcmp(a->top, b->top, (size_t)a->n_ids * sizeof a->top[0]) == 0 &&
-           same_floats(a->prompt_logprobs, b->prompt_logprobs, a->n_prompt);
+           same_floats(a->prompt_logprobs, b->prompt_logprobs, a->n_prompt) && a->n_embedding == b->n_embedding &&
+           same_floats(a->embedding, b->embedding, a->n_embedding);
 }
 
 static int count_different(const struct answer *alone, const struct answer *together) {
@@ -175,6 +185,9 @@ static bool check_close(const struct answer *a, const struct answer *b, bool gre
     assert_int_equal(a->n_prompt, b->n_prompt);
     for (int i = 0; i < a->n_prompt; i++)
         expect_close((double)a->prompt_logprobs[i], (double)b->prompt_logprobs[i]);
+    assert_int_equal(a->n_embedding, b->n_embedding);
+    for (int i = 0; i < a->n_embedding; i++)
+        expect_close((double)a->embedding[i], (double)b->embedding[i]);
     for (int i = 0; i < a->n_ids && i < b->n_ids; i++) {
         for (int j = 0; j < N_TOP; j++)
             expect_close((double)a->top[i][j].logprob, (double)b->top[i][j].logprob);
