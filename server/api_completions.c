@@ -7,21 +7,16 @@
 #include "server/route.h"
 #include "server/sse.h"
 
-/* Text becomes ids.  Markers in it become special tokens: this endpoint takes the prompt as the model sees it. */
+/* Text becomes ids, and stays for echo and offsets. */
 static int encode_text(struct l4_text text, const struct generation_input *input, struct generation_prompt *out,
                        struct codec_err *err) {
     const struct l4_tokenizer *tokenizer = input->tokenizer;
-    struct l4_err why;
     int32_t bos = l4_tokenizer_bos(tokenizer);
     size_t bos_bytes = 0;
-    int rc = generation_check_length(input, "prompt", text.len_bytes, err);
+    int rc = generation_encode_text(input, "prompt", text, &out->tokens, err);
     if (rc)
         return rc;
     const char *marker = bos >= 0 ? l4_tokenizer_bytes(tokenizer, bos, &bos_bytes) : NULL;
-    if (l4_encode(tokenizer, text.data, text.len_bytes, L4_ENCODE_BOS | L4_ENCODE_SPECIAL, &out->tokens, &why))
-        return generation_refuse(err, "prompt", &why);
-    if (out->tokens.len == 0)
-        return codec_fail(err, "prompt", "'prompt' is empty, and this model has no token to begin with");
     out->has_implicit_bos = marker && out->tokens.ids[0] == bos &&
                             (text.len_bytes < bos_bytes || memcmp(text.data, marker, bos_bytes) != 0);
     l4_buf_append(&out->text, text.data, text.len_bytes);
@@ -30,7 +25,7 @@ static int encode_text(struct l4_text text, const struct generation_input *input
 
 /* Ids are taken as they are; their text is wanted only for echo and offsets, without the token that begins each prompt,
  * as a prompt of text would not have it. */
-static int copy_ids(const struct completions_prompt *prompt, const struct generation_input *input,
+static int copy_ids(const struct codec_prompt *prompt, const struct generation_input *input,
                     struct generation_prompt *out, struct codec_err *err) {
     struct l4_detok detok;
     l4_detok_init(&detok, input->tokenizer, true);
@@ -55,7 +50,7 @@ static int prepare(struct generation_input *input, struct codec_err *err) {
     if (rc || (rc = generation_add_prompts(input, request->n_prompts, err)))
         return rc;
     for (size_t i = 0; i < request->n_prompts; i++) {
-        const struct completions_prompt *prompt = &request->prompts[i];
+        const struct codec_prompt *prompt = &request->prompts[i];
         struct generation_prompt *out = &input->prompts[i];
         if ((rc = prompt->ids ? copy_ids(prompt, input, out, err) : encode_text(prompt->text, input, out, err)))
             return rc;

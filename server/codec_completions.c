@@ -3,60 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int decode_ids(const cJSON *array, const struct codec_limits *limits, struct completions_prompt *prompt,
-                      struct codec_err *err) {
-    size_t n = (size_t)cJSON_GetArraySize(array);
-    const cJSON *item;
-    if (n == 0)
-        return codec_fail(err, "", "a prompt of token ids must hold at least one id");
-    prompt->ids = calloc(n, sizeof *prompt->ids);
-    if (!prompt->ids)
-        return codec_no_memory(err);
-    cJSON_ArrayForEach(item, array) {
-        int64_t id;
-        if (!codec_to_int(item, 0, limits->vocab_size - 1, &id)) {
-            codec_fail(err, "", "a prompt of token ids must hold integers from 0 to %d", (int)limits->vocab_size - 1);
-            return codec_within(err, "[%zu]", prompt->n_ids);
-        }
-        prompt->ids[prompt->n_ids++] = (int32_t)id;
-    }
-    return 0;
-}
-
-/* Four forms: a string, an array of strings, an array of ids, an array of arrays of ids. */
-static int decode_prompts(const cJSON *root, const struct codec_limits *limits, struct completions_request *request,
-                          struct codec_err *err) {
-    const cJSON *prompt = codec_get(root, "prompt"), *item;
-    if (!prompt)
-        return codec_fail(err, "prompt", "'prompt' is missing");
-    bool is_list = cJSON_IsArray(prompt) && !cJSON_IsNumber(prompt->child);
-    size_t n = is_list ? (size_t)cJSON_GetArraySize(prompt) : 1;
-    if (!cJSON_IsArray(prompt) && !cJSON_IsString(prompt))
-        return codec_fail(err, "prompt", "'prompt' must be a string or an array, not %s", codec_kind(prompt));
-    if (n == 0)
-        return codec_fail(err, "prompt", "'prompt' must not be an empty array");
-    request->prompts = calloc(n, sizeof *request->prompts);
-    if (!request->prompts)
-        return codec_no_memory(err);
-    for (item = is_list ? prompt->child : prompt; item && request->n_prompts < n; item = item->next) {
-        struct completions_prompt *at = &request->prompts[request->n_prompts++];
-        int rc = 0;
-        if (cJSON_IsString(item))
-            at->text = codec_text(item);
-        else if (cJSON_IsArray(item))
-            rc = decode_ids(item, limits, at, err);
-        else
-            rc = codec_fail(err, "", "'prompt' must hold strings or arrays of token ids, not %s", codec_kind(item));
-        if (rc && is_list)
-            rc = codec_within(err, "[%zu]", request->n_prompts - 1);
-        if (rc)
-            return codec_within(err, "prompt");
-        if (cJSON_IsString(item) != cJSON_IsString(is_list ? prompt->child : prompt))
-            return codec_fail(err, "prompt", "'prompt' mixes strings and arrays of token ids");
-    }
-    return 0;
-}
-
 static int decode_own(const cJSON *root, const struct codec_limits *limits, struct completions_request *request,
                       struct codec_err *err) {
     struct gen_params *params = &request->params;
@@ -86,15 +32,14 @@ int completions_decode(const char *text, size_t len_bytes, const struct codec_li
     int rc;
     if ((rc = codec_body_parse(&request->body, text, len_bytes, err)) ||
         (rc = params_decode(&request->body, limits, &request->params, err)) ||
-        (rc = decode_prompts(request->body.root, limits, request, err)))
+        (rc = prompts_decode(request->body.root, "prompt", limits->vocab_size, &request->prompts, &request->n_prompts,
+                             err)))
         return rc;
     return decode_own(request->body.root, limits, request, err);
 }
 
 void completions_request_free(struct completions_request *request) {
-    for (size_t i = 0; i < request->n_prompts; i++)
-        free(request->prompts[i].ids);
-    free(request->prompts);
+    prompts_free(request->prompts, request->n_prompts);
     params_free(&request->params);
     codec_body_free(&request->body);
     *request = (struct completions_request){0};

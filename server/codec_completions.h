@@ -4,18 +4,12 @@
 
 #include "server/codec_answer.h"
 #include "server/codec_params.h"
-
-/* A prompt is text, or ids where text.data is NULL. */
-struct completions_prompt {
-    struct l4_text text; /* borrowed from the body's tree */
-    int32_t *ids;        /* owned */
-    size_t n_ids;
-};
+#include "server/codec_prompts.h"
 
 struct completions_request {
     struct codec_body body;
     struct gen_params params;
-    struct completions_prompt *prompts;
+    struct codec_prompt *prompts;
     size_t n_prompts;
 };
 

@@ -7,7 +7,7 @@
 
 #include "server/codec_grammar.h"
 
-static int decode_model(const cJSON *root, const struct codec_limits *limits, struct codec_err *err) {
+int params_check_model(const cJSON *root, const struct codec_limits *limits, struct codec_err *err) {
     struct l4_text model = {0};
     int rc = codec_get_text(root, "model", &model, err);
     if (rc || !model.data || strcmp(model.data, limits->model_name) == 0)
@@ -230,7 +230,7 @@ int params_decode_shared(const struct codec_body *body, const struct codec_limit
     const cJSON *root = body->root;
     int rc;
     *params = (struct gen_params){.sampling = limits->defaults, .max_tokens = -1, .n = 1, .best_of = 1};
-    if ((rc = decode_model(root, limits, err)) || (rc = decode_sampling(root, &params->sampling, err)) ||
+    if ((rc = params_check_model(root, limits, err)) || (rc = decode_sampling(root, &params->sampling, err)) ||
         (rc = decode_seed(body, params, err)) || (rc = decode_stop_ids(root, limits, params, err)) ||
         (rc = decode_logit_bias(root, limits, &params->sampling, err)) ||
         (rc = codec_get_bool(root, "ignore_eos", &params->ignore_eos, err)) ||

@@ -58,6 +58,8 @@ void params_free(struct gen_params *params);
 int params_decode_stops(const cJSON *array, const char *name, struct gen_params *params,
                         struct codec_err *err) L4_MUST_CHECK;
 
+/* params_check_model - refuse (404) a request for a model that is not served; without `model` any will do. */
+int params_check_model(const cJSON *root, const struct codec_limits *limits, struct codec_err *err) L4_MUST_CHECK;
 /* params_check_choices - refuse more choices than the server could ever hold, which no retry would change. */
 int params_check_choices(const struct gen_params *params, const struct codec_limits *limits, size_t n_prompts,
                          struct codec_err *err) L4_MUST_CHECK;

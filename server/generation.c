@@ -89,6 +89,20 @@ int generation_check_length(const struct generation_input *input, const char *pa
     return L4_E_CONTEXT_LENGTH;
 }
 
+int generation_encode_text(const struct generation_input *input, const char *param, struct l4_text text,
+                           struct l4_tokens *tokens, struct codec_err *err) {
+    const unsigned flags = L4_ENCODE_BOS | L4_ENCODE_SPECIAL;
+    struct l4_err why;
+    int rc = generation_check_length(input, param, text.len_bytes, err);
+    if (rc)
+        return rc;
+    if (l4_encode(input->tokenizer, text.data, text.len_bytes, flags, tokens, &why))
+        return generation_refuse(err, param, &why);
+    if (tokens->len == 0)
+        return codec_fail(err, param, "'%s' is empty, and this model has no token to begin with", param);
+    return 0;
+}
+
 /* The template's errors begin with the place to blame, where there is one: "tools[0]: ...". */
 static int refuse_place(struct codec_err *err, const struct l4_err *why) {
     char param[sizeof err->param];
@@ -106,7 +120,8 @@ int generation_add_chat(struct generation_input *input, const struct l4_chat *ch
         n_bytes += chat->messages[i].content.len_bytes;
     if ((rc = generation_check_length(input, "messages", n_bytes, err)) || (rc = generation_add_prompts(input, 1, err)))
         return rc;
-    if (l4_chat_encode(input->tokenizer, chat, &input->prompts[0].tokens, NULL, &why))
+    if (l4_chat_encode(input->tokenizer, chat, &input->prompts[0].tokens,
+                       input->keep_text ? &input->prompts[0].text : NULL, &why))
         return refuse_place(err, &why);
     return 0;
 }

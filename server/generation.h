@@ -23,6 +23,7 @@ struct generation_input {
     size_t body_bytes;
     struct codec_limits limits;
     int64_t max_context_tokens;
+    bool keep_text; /* generation_add_chat fills the prompt's text */
     const struct l4_tokenizer *tokenizer;
 
     void *request;            /* the format's own, freed with free_request once the engine has its copy */
@@ -86,6 +87,10 @@ int generation_refuse(struct codec_err *out, const char *param, const struct l4_
  * are, before time goes into tokenizing it. */
 int generation_check_length(const struct generation_input *input, const char *param, size_t n_bytes,
                             struct codec_err *err) L4_MUST_CHECK;
+/* generation_encode_text - for prepare: append the tokens of a text that is taken as the model sees it: it begins with
+ * the token that begins every prompt, and markers in it become special tokens.  An empty prompt is refused, too. */
+int generation_encode_text(const struct generation_input *input, const char *param, struct l4_text text,
+                           struct l4_tokens *tokens, struct codec_err *err) L4_MUST_CHECK;
 /* generation_add_chat - for prepare: the prompt of a chat as the only one.  Errors name the message or the tool. */
 int generation_add_chat(struct generation_input *input, const struct l4_chat *chat,
                         struct codec_err *err) L4_MUST_CHECK;
