@@ -26,6 +26,7 @@ enum {
     X("POST", "/v1/responses", api_responses, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                     \
     X("POST", "/v1/messages", api_messages, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                       \
     X("POST", "/v1/messages/count_tokens", api_messages_count_tokens, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)             \
+    X("POST", "/v1/embeddings", api_embeddings, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                   \
     X("POST", "/tokenize", api_tokenize, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                          \
     X("POST", "/detokenize", api_detokenize, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                      \
     X("POST", "/apply-template", api_apply_template, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)

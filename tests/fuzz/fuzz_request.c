@@ -1,5 +1,5 @@
-/* Any bytes as the body of a completions, chat, messages or responses request: decoded or refused with a status, a
- * message and, inside accepted requests, bounds that hold. */
+/* Any bytes as the body of a completions, chat, messages, responses, embeddings or tokenize request: decoded or refused
+ * with a status, a message and, inside accepted requests, bounds that hold. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -7,8 +7,10 @@
 
 #include "server/codec_chat.h"
 #include "server/codec_completions.h"
+#include "server/codec_embeddings.h"
 #include "server/codec_messages.h"
 #include "server/codec_responses.h"
+#include "server/codec_tokens.h"
 
 static const struct codec_limits limits = {
     .model_name = "demo", .vocab_size = 2048, .max_choices = PARAMS_MAX_CHOICES, .defaults = {.temperature = 1}};
@@ -56,6 +58,40 @@ static void check_responses(const struct responses_request *responses) {
     l4_buf_free(&echo);
 }
 
+static void check_ids(const int32_t *ids, size_t n_ids) {
+    for (size_t i = 0; i < n_ids; i++)
+        require(ids[i] >= 0 && ids[i] < limits.vocab_size);
+}
+
+static void decode_embeddings(const char *text, size_t size) {
+    struct embeddings_request request;
+    struct codec_err err = {0};
+    if (embeddings_decode(text, size, &limits, 16, &request, &err))
+        check_error(&err);
+    else
+        require(request.n_inputs >= 1 && request.n_inputs <= EMBEDDINGS_MAX_INPUTS);
+    for (size_t i = 0; i < request.n_inputs; i++)
+        check_ids(request.inputs[i].ids, request.inputs[i].n_ids);
+    embeddings_request_free(&request);
+}
+
+static void decode_tokens(const char *text, size_t size) {
+    struct tokenize_request request;
+    struct codec_err err = {0};
+    int32_t *ids;
+    size_t n_ids = 0;
+    if (tokenize_decode(text, size, &limits, &request, &err))
+        check_error(&err);
+    else
+        require(request.is_chat != (request.text.data != NULL));
+    tokenize_request_free(&request);
+    if (detokenize_decode(text, size, &limits, &ids, &n_ids, &err))
+        check_error(&err);
+    else
+        check_ids(ids, n_ids);
+    free(ids);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -99,6 +135,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     else
         check_responses(&responses);
     responses_request_free(&responses);
+    decode_embeddings(text, size);
+    decode_tokens(text, size);
     free(text);
     return 0;
 }
