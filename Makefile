@@ -78,6 +78,8 @@ $(BUILD)/obj/%.o: %.c | $(filter deps,$(MAKECMDGOALS))
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
 
+$(BUILD)/obj/server/api_openapi.o: server/openapi.json
+
 $(BUILD)/libcore.a: $(call obj,$(CORE_SRC))
 	@mkdir -p $(@D)
 	rm -f $@ && ar rcs $@ $^

@@ -19,6 +19,7 @@ enum {
     X("GET", "/health", api_health, ROUTE_OPEN)                                                                        \
     X("GET", "/ready", api_ready, ROUTE_OPEN)                                                                          \
     X("GET", "/metrics", api_metrics, ROUTE_METRICS)                                                                   \
+    X("GET", "/openapi.json", api_openapi, ROUTE_OPEN)                                                                 \
     X("GET", "/v1/models", api_models, ROUTE_NEEDS_MODEL)                                                              \
     X("GET", "/v1/models/*", api_model, ROUTE_NEEDS_MODEL)                                                             \
     X("POST", "/v1/completions", api_completions, ROUTE_NEEDS_MODEL | ROUTE_JSON_BODY)                                 \
