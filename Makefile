@@ -6,7 +6,9 @@ WERROR   ?=
 DEPS := build-essential pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev \
         uthash-dev libgnutls28-dev libinih-dev libxxhash-dev libnuma-dev libcmocka-dev python3-pytest python3-requests \
         python3-jsonschema python3-prometheus-client clang clang-format libclang-rt-14-dev gcc-aarch64-linux-gnu \
-        libc6-dev-arm64-cross qemu-user openssl
+        libc6-dev-arm64-cross qemu-user openssl nodejs
+# What the tests drive from outside; npm writes this file last.
+CLIENTS := tests/clients/node_modules/.package-lock.json
 PKGS := libmicrohttpd gnutls libuv libcjson openblas libpcre2-8 inih libxxhash numa
 
 # Asked once, when first needed: `make deps` may have to install them before.
@@ -43,17 +45,25 @@ BENCH_BIN  := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help deps all run test bench asan tsan fuzz format lint install clean
+.PHONY: help deps debian-packages all run test bench asan tsan fuzz format lint install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-deps: ## install the Debian packages that are missing
+deps: $(CLIENTS) ## install what is missing: Debian packages, and the clients that the tests drive
+	@echo "all packages are installed"
+
+# npm by its command: a Node.js from elsewhere brings its own, which Debian's package conflicts with.
+debian-packages:
 	@missing=$$(for p in $(DEPS); do \
-	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
-	if [ -z "$$missing" ]; then echo "all packages are installed"; exit 0; fi; \
+	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done; \
+	    command -v npm >/dev/null || echo npm); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing
+
+$(CLIENTS): tests/clients/package.json tests/clients/package-lock.json | debian-packages
+	cd tests/clients && npm ci
 
 all: $(BUILD)/llama4d $(BUILD)/llama4d-fake $(BUILD)/golden $(UNIT_BIN) $(KERNEL_BIN) $(BENCH_BIN) ## build everything
 
