@@ -410,12 +410,22 @@ static int decode_thinking(const cJSON *root, struct codec_err *err) {
     return codec_fail(err, "thinking.type", "thinking is not served: the 'type' of 'thinking' must be 'disabled'");
 }
 
+/* Later turns of a thread come without the earlier ones.  At this code Anthropic's clients send all of them instead. */
+static int refuse_thread(const cJSON *root, struct codec_err *err) {
+    if (!codec_get(root, "thread"))
+        return 0;
+    int rc = codec_fail(err, "thread", "threads are not served: nothing is kept, so 'messages' must hold all turns");
+    err->code = "thread_unsupported_request";
+    return rc;
+}
+
 static int decode_own(struct messages_request *request, enum messages_use use, struct codec_err *err) {
     const cJSON *root = request->body.root, *stops = NULL, *metadata = NULL;
     struct gen_params *params = &request->params;
     struct l4_text user;
     int rc;
-    if ((rc = codec_get_int(root, "max_tokens", 1, INT32_MAX, &params->max_tokens, err)) ||
+    if ((rc = refuse_thread(root, err)) ||
+        (rc = codec_get_int(root, "max_tokens", 1, INT32_MAX, &params->max_tokens, err)) ||
         (rc = codec_get_array(root, "stop_sequences", &stops, err)) ||
         (rc = params_decode_stops(stops, "stop_sequences", params, err)) ||
         (rc = codec_get_object(root, "metadata", &metadata, err)) || (rc = decode_thinking(root, err)) ||

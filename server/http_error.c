@@ -91,6 +91,11 @@ static void put_anthropic(struct l4_buf *out, const char *request_id, const stru
     append_string(out, status_type(error->status, true));
     l4_buf_puts(out, ", \"message\": ");
     append_string(out, message);
+    if (error->code != NULL) {
+        l4_buf_puts(out, ", \"details\": {\"error_code\": ");
+        append_string(out, error->code);
+        l4_buf_puts(out, "}");
+    }
     l4_buf_puts(out, "}");
     if (request_id != NULL) {
         l4_buf_puts(out, ", \"request_id\": ");

@@ -155,13 +155,14 @@ def count(daemon, **body):
     return answer["input_tokens"]
 
 
-def is_refused(response, status, kind):
-    """Anthropic's error object; returns its message."""
+def is_refused(response, status, kind, code=None):
+    """Anthropic's error object, with this code if one is given; returns its message."""
     assert response.status_code == status, (response.status_code, response.text[:500])
     assert response.headers["content-type"] == "application/json"
     error = response.json()
     assert list(error) == ["type", "error", "request_id"] and error["type"] == "error"
-    assert list(error["error"]) == ["type", "message"]
+    assert list(error["error"]) in (["type", "message"], ["type", "message", "details"])
+    assert code is None or error["error"]["details"] == {"error_code": code}
     assert error["error"]["type"] == kind
     assert error["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
     assert error["error"]["message"]
@@ -525,6 +526,16 @@ def test_every_field_out_of_range_or_of_a_wrong_type(fake, path):
 def test_max_tokens_is_required(fake):
     assert "max_tokens" in is_refused(fake.post(MESSAGES, {"messages": PARIS}), 400, "invalid_request_error")
     assert fake.post(COUNT, {"messages": PARIS}).status_code == 200
+
+
+def test_threads_are_refused_with_the_code_that_clients_know(fake):
+    """They send the whole talk then.  Left unread, a thread's second turn would be answered without the first."""
+    thread = {"type": "continue", "previous_message_id": "msg_1"}
+    for body in {"thread": thread}, {"thread": {"type": "create"}}:
+        response = fake.post(MESSAGES, {"messages": PARIS, "max_tokens": 4, **body})
+        text = is_refused(response, 400, "invalid_request_error", "thread_unsupported_request")
+        assert text.startswith("thread: ")
+    assert message(fake, messages=PARIS, thread=None)["stop_reason"] == "end_turn"
 
 
 def test_what_is_not_served_is_said(fake):

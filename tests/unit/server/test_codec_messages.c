@@ -267,6 +267,8 @@ static void test_bad_fields_are_named(void **state) {
          "output_config.format.schema"},
         {"\"output_config\":{\"format\":{\"type\":\"json_schema\",\"schema\":{}}},\"grammar\":\"root ::= .\"",
          "output_config.format"},
+        {"\"thread\":{\"type\":\"create\"}", "thread"},
+        {"\"thread\":5", "thread"},
         {"\"system\":5", "system"},
         {"\"system\":{\"type\":\"text\",\"text\":\"x\"}", "system"},
         {"\"system\":[\"x\"]", "system[0]"},

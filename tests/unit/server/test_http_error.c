@@ -64,7 +64,8 @@ static void test_shapes_by_path(void **state) {
         assert_string_equal(
             out.data, cases[i].anthropic
                           ? "{\"type\": \"error\", \"error\": {\"type\": \"invalid_request_error\", "
-                            "\"message\": \"No.\"}, \"request_id\": \"req-1\"}"
+                            "\"message\": \"No.\", \"details\": {\"error_code\": \"code\"}}, "
+                            "\"request_id\": \"req-1\"}"
                           : "{\"error\": {\"message\": \"No.\", \"type\": \"invalid_request_error\", \"param\": null, "
                             "\"code\": \"code\"}}");
         l4_buf_free(&out);
