@@ -4,9 +4,9 @@ SANITIZE ?=
 WERROR   ?=
 
 DEPS := build-essential pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev \
-        uthash-dev libgnutls28-dev libinih-dev libxxhash-dev libnuma-dev libcmocka-dev python3-pytest python3-requests \
-        python3-jsonschema python3-prometheus-client clang clang-format libclang-rt-14-dev gcc-aarch64-linux-gnu \
-        libc6-dev-arm64-cross qemu-user openssl nodejs
+        uthash-dev libgnutls28-dev libinih-dev libxxhash-dev libnuma-dev libcmocka-dev python3-pytest python3-pytest-xdist \
+        python3-requests python3-jsonschema python3-prometheus-client clang clang-format libclang-rt-14-dev \
+        gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user openssl nodejs
 # What the tests drive from outside; npm writes this file last.
 CLIENTS := tests/clients/node_modules/.package-lock.json
 PKGS := libmicrohttpd gnutls libuv libcjson openblas libpcre2-8 inih libxxhash numa

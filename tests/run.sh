@@ -169,9 +169,9 @@ stage_golden() {
     done
 }
 
-# Mostly waiting: goes on beside the other stages.
+# Mostly waiting: goes on beside the other stages, two files at a time.
 start_http() {
-    /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/http >"$BUILD/http.log" 2>&1 &
+    /usr/bin/python3 -m pytest -q -p no:cacheprovider -n 2 --dist loadfile tests/http >"$BUILD/http.log" 2>&1 &
     http=$!
 }
 
