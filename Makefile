@@ -125,10 +125,12 @@ ARM64_CC  ?= aarch64-linux-gnu-gcc
 ARM64_SRC := $(wildcard core/kernels/*.c) $(filter-out core/base/placement.c,$(wildcard core/base/*.c)) core/format/tensor.c $(wildcard core/format/dequant*.c)
 ARM64_HDR := $(wildcard tests/kernels/*.h core/kernels/*.h core/base/*.h core/format/tensor.h core/format/dequant*.h include/llama4/*.h)
 ARM64_BIN := $(KERNEL_SRC:tests/kernels/%.c=$(BUILD)/arm64/%)
-$(BUILD)/arm64/%: tests/kernels/%.c $(ARM64_SRC) $(ARM64_HDR)
+$(BUILD)/arm64/obj/%.o: %.c $(ARM64_HDR)
 	@mkdir -p $(@D)
 	$(ARM64_CC) -std=gnu11 -D_GNU_SOURCE -DL4_NO_OPENBLAS -I. -Iinclude $(WARN) -ffp-contract=off -fno-math-errno -O2 \
-	    -pthread -static $< $(ARM64_SRC) -lm -o $@
+	    -pthread -c $< -o $@
+$(ARM64_BIN): $(BUILD)/arm64/%: $(BUILD)/arm64/obj/tests/kernels/%.o $(ARM64_SRC:%.c=$(BUILD)/arm64/obj/%.o)
+	$(ARM64_CC) -pthread -static $^ -lm -o $@
 
 # ---- checks --------------------------------------------------------------------------------------------------------
 test: all $(ARM64_BIN) ## build and run every test

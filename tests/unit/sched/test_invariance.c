@@ -455,12 +455,12 @@ static void scout_f32(void **state) { /* attention chunks of 16: pages come and 
 
 static void maverick_bf16(void **state) {
     (void)state;
-    check_model("tests/fixtures/maverick", true, "f32");
+    check_model("tests/fixtures/maverick", WHOLE, "f32");
 }
 
 static void bf16_activations(void **state) {
     (void)state;
-    check_model("tests/fixtures/maverick", true, "bf16");
+    check_model("tests/fixtures/maverick", WHOLE, "bf16");
     check_model("tests/models/demo", WHOLE, "bf16");
 }
 
