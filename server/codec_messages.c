@@ -14,9 +14,8 @@ struct messages_storage {
         struct l4_buf joined; /* content of several blocks */
         struct l4_tool_call *calls;
     } * turns; /* one a message */
-    struct l4_text *tools;
-    struct l4_buf *tool_texts;
-    size_t n_turns, n_tool_texts;
+    size_t n_turns;
+    struct tool_texts tools;
 };
 
 /* ---- blocks -------------------------------------------------------------------------------------------------------
@@ -265,8 +264,9 @@ static int decode_messages(struct messages_request *request, struct codec_err *e
  */
 
 /* *out: the tool as the chat API has it. */
-static int decode_tool(const cJSON *tool, struct codec_slice slice, struct tool_names *names, struct l4_buf *out,
-                       struct codec_err *err) {
+static int decode_tool(void *user, const cJSON *tool, struct codec_slice slice, size_t i, struct tool_names *names,
+                       struct l4_buf *out, struct codec_err *err) {
+    (void)user, (void)i;
     struct l4_text type = {0}, name = {0}, description = {0};
     const cJSON *schema = NULL;
     int rc;
@@ -295,31 +295,15 @@ static int decode_tool(const cJSON *tool, struct codec_slice slice, struct tool_
     l4_buf_puts(out, ",\"parameters\":");
     l4_buf_append(out, slice.p, (size_t)(slice.end - slice.p));
     l4_buf_puts(out, "}}");
-    return out->failed ? codec_no_memory(err) : 0;
+    return 0;
 }
 
 static int decode_tools(struct messages_request *request, struct codec_err *err) {
-    const cJSON *root = request->body.root, *tools = NULL, *tool;
-    struct messages_storage *storage = request->storage;
-    int rc = codec_get_array(root, "tools", &tools, err);
-    if (rc || !tools || !tools->child || (rc = tools_open_names(tools, &request->tools, err)))
-        return rc;
-    size_t n = (size_t)cJSON_GetArraySize(tools);
-    storage->tools = calloc(n, sizeof *storage->tools);
-    storage->tool_texts = calloc(n, sizeof *storage->tool_texts);
-    if (!storage->tools || !storage->tool_texts)
-        return codec_no_memory(err);
-    struct codec_slice cursor = codec_slice_enter(codec_slice_child(codec_slice_root(&request->body), root, tools));
-    cJSON_ArrayForEach(tool, tools) {
-        size_t i = storage->n_tool_texts++;
-        struct l4_buf *text = &storage->tool_texts[i];
-        if (decode_tool(tool, codec_slice_next(&cursor, false), request->tools, text, err))
-            return codec_within(err, "tools[%zu]", i);
-        storage->tools[i] = (struct l4_text){text->data, text->len};
-    }
-    request->chat.tools_json = storage->tools;
-    request->chat.n_tools = n;
-    return 0;
+    struct tool_texts *tools = &request->storage->tools;
+    int rc = tools_read(&request->body, decode_tool, NULL, &request->tools, tools, err);
+    request->chat.tools_json = tools->json;
+    request->chat.n_tools = tools->n;
+    return rc;
 }
 
 /* A choice that forces a call; only: the tool that it names. */
@@ -461,12 +445,9 @@ void messages_request_free(struct messages_request *request) {
             l4_buf_free(&storage->turns[i].joined);
             free(storage->turns[i].calls);
         }
-        for (size_t i = 0; i < storage->n_tool_texts; i++)
-            l4_buf_free(&storage->tool_texts[i]);
+        tool_texts_free(&storage->tools);
         free(storage->turns);
         free(storage->messages);
-        free(storage->tools);
-        free(storage->tool_texts);
         free(storage);
     }
     tool_names_close(request->tools);

@@ -15,9 +15,7 @@ struct responses_storage {
     size_t n_messages;
     struct l4_tool_call *calls; /* of all messages, in their order */
     size_t n_calls;
-    struct l4_text *tools;
-    struct l4_buf *tool_texts;
-    size_t n_tool_texts;
+    struct tool_texts tools;
     struct l4_buf tools_echo;
 };
 
@@ -216,39 +214,31 @@ static int check_tool(const cJSON *tool, struct tool_names *names, struct codec_
     return codec_get_bool(tool, "strict", &strict, err);
 }
 
-static int decode_tools(struct responses_request *request, struct codec_err *err) {
-    const cJSON *root = request->body.root, *tools = NULL, *tool;
-    struct responses_storage *storage = request->storage;
-    int rc = codec_get_array(root, "tools", &tools, err);
-    if (rc || !tools || !tools->child || (rc = tools_open_names(tools, &request->tools, err)))
+static int decode_tool(void *user, const cJSON *tool, struct codec_slice slice, size_t i, struct tool_names *names,
+                       struct l4_buf *out, struct codec_err *err) {
+    struct responses_storage *storage = user;
+    char param[32];
+    snprintf(param, sizeof param, "tools[%zu]", i);
+    int rc = check_tool(tool, names, err);
+    if (rc)
         return rc;
-    size_t n = (size_t)cJSON_GetArraySize(tools);
-    storage->tools = calloc(n, sizeof *storage->tools);
-    storage->tool_texts = calloc(n, sizeof *storage->tool_texts);
-    if (!storage->tools || !storage->tool_texts)
-        return codec_no_memory(err);
-    struct codec_slice cursor = codec_slice_enter(codec_slice_child(codec_slice_root(&request->body), root, tools));
-    cJSON_ArrayForEach(tool, tools) {
-        struct codec_slice slice = codec_slice_next(&cursor, false);
-        size_t i = storage->n_tool_texts++;
-        struct l4_buf *text = &storage->tool_texts[i];
-        char param[32];
-        snprintf(param, sizeof param, "tools[%zu]", i);
-        if (check_tool(tool, request->tools, err))
-            return codec_within(err, "%s", param);
-        if ((rc = tools_check_json(slice, param, err)))
-            return rc;
-        l4_buf_puts(text, "{\"type\":\"function\",\"function\":{");
-        put_members(text, tool, slice);
-        l4_buf_puts(text, "}}");
-        put_tool_echo(&storage->tools_echo, tool, slice);
-        if (text->failed || storage->tools_echo.failed)
-            return codec_no_memory(err);
-        storage->tools[i] = (struct l4_text){text->data, text->len};
+    if ((rc = tools_check_json(slice, param, err))) {
+        err->param[0] = '\0'; /* all of the tool */
+        return rc;
     }
-    request->chat.tools_json = storage->tools;
-    request->chat.n_tools = n;
-    return 0;
+    l4_buf_puts(out, "{\"type\":\"function\",\"function\":{");
+    put_members(out, tool, slice);
+    l4_buf_puts(out, "}}");
+    put_tool_echo(&storage->tools_echo, tool, slice);
+    return storage->tools_echo.failed ? codec_no_memory(err) : 0;
+}
+
+static int decode_tools(struct responses_request *request, struct codec_err *err) {
+    struct tool_texts *tools = &request->storage->tools;
+    int rc = tools_read(&request->body, decode_tool, request->storage, &request->tools, tools, err);
+    request->chat.tools_json = tools->json;
+    request->chat.n_tools = tools->n;
+    return rc;
 }
 
 /* The template puts the tools into the first turn after the system's, as the user's. */
@@ -551,14 +541,11 @@ void responses_request_free(struct responses_request *request) {
     if (storage) {
         for (size_t i = 0; i < storage->n_messages; i++)
             l4_buf_free(&storage->joined[i]);
-        for (size_t i = 0; i < storage->n_tool_texts; i++)
-            l4_buf_free(&storage->tool_texts[i]);
+        tool_texts_free(&storage->tools);
         l4_buf_free(&storage->tools_echo);
         free(storage->messages);
         free(storage->joined);
         free(storage->calls);
-        free(storage->tools);
-        free(storage->tool_texts);
         free(storage);
     }
     tool_names_close(request->tools);

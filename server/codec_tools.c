@@ -1,6 +1,7 @@
 #include "server/codec_tools.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int tools_open_names(const cJSON *tools, struct tool_names **names, struct codec_err *err) {
@@ -21,6 +22,38 @@ int tools_add_name(struct tool_names *names, struct l4_text name, const char *pa
     if (tool_names_has(names, name))
         return codec_fail(err, param, "two tools are named '%.128s'", name.data);
     return tool_names_add(names, name) ? 0 : codec_no_memory(err);
+}
+
+int tools_read(const struct codec_body *body, tools_read_one *read_one, void *user, struct tool_names **names,
+               struct tool_texts *texts, struct codec_err *err) {
+    const cJSON *tools = NULL, *tool;
+    int rc = codec_get_array(body->root, "tools", &tools, err);
+    if (rc || !tools || !tools->child || (rc = tools_open_names(tools, names, err)))
+        return rc;
+    size_t n = (size_t)cJSON_GetArraySize(tools);
+    texts->json = calloc(n, sizeof *texts->json);
+    texts->storage = calloc(n, sizeof *texts->storage);
+    if (!texts->json || !texts->storage)
+        return codec_no_memory(err);
+    struct codec_slice cursor = codec_slice_enter(codec_slice_child(codec_slice_root(body), body->root, tools));
+    cJSON_ArrayForEach(tool, tools) {
+        size_t i = texts->n++;
+        struct l4_buf *text = &texts->storage[i];
+        if (read_one(user, tool, codec_slice_next(&cursor, false), i, *names, text, err))
+            return codec_within(err, "tools[%zu]", i);
+        if (text->failed)
+            return codec_no_memory(err);
+        texts->json[i] = (struct l4_text){text->data, text->len};
+    }
+    return 0;
+}
+
+void tool_texts_free(struct tool_texts *texts) {
+    for (size_t i = 0; i < texts->n; i++)
+        l4_buf_free(&texts->storage[i]);
+    free(texts->storage);
+    free(texts->json);
+    *texts = (struct tool_texts){0};
 }
 
 int tools_check_json(struct codec_slice json, const char *param, struct codec_err *err) {

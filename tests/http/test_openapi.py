@@ -21,12 +21,12 @@ CHAT = PARAMS + ["codec_chat.c", "codec_content.c"]
 SHARED = ["codec_params.c:" + name for name in (
     "params_check_model", "decode_sampling", "decode_seed", "decode_stop_ids", "decode_logit_bias", "decode_prefix_cache",
     "params_decode_shared")] + ["codec_grammar.c"]
-MESSAGES = SHARED + ["codec_messages.c"]
+MESSAGES = SHARED + ["codec_messages.c", "codec_tools.c:tools_read"]
 READERS = {  # whose codec_get calls read an endpoint's request
     "/v1/completions": PARAMS + ["codec_completions.c", "codec_prompts.c"],
     "/v1/chat/completions": CHAT,
     "/v1/responses": ["codec_params.c", "codec_grammar.c:grammar_decode", "codec_grammar.c:decode_schema", "codec_content.c",
-                      "codec_responses.c"],
+                      "codec_responses.c", "codec_tools.c:tools_read"],
     "/v1/messages": MESSAGES,
     "/v1/messages/count_tokens": MESSAGES,
     "/v1/embeddings": ["codec_params.c:params_check_model", "codec_embeddings.c", "codec_prompts.c"],
