@@ -71,22 +71,32 @@ run: $(BUILD)/llama4d ## serve the demo model on 127.0.0.1:8080
 	$(BUILD)/llama4d serve --config config/llama4d.conf --model tests/models/demo
 
 # ---- what is built -------------------------------------------------------------------------------------------------
-$(BUILD)/obj/core/kernels/%_avx2.o: ISA = -mavx2 -mfma -mf16c
-$(BUILD)/obj/core/kernels/%_avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
-$(BUILD)/obj/core/kernels/%_vnni.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
-$(BUILD)/obj/core/kernels/%_dpbf16.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16
+$(BUILD)/obj/%_avx2.o: ISA = -mavx2 -mfma -mf16c
+$(BUILD)/obj/%_avx512.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
+$(BUILD)/obj/%_vnni.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+$(BUILD)/obj/%_dpbf16.o: ISA = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16
 $(BUILD)/obj/core/kernels/%.o $(BUILD)/obj/core/sample/%.o: CFLAGS := $(subst -O2,-O3,$(CFLAGS))
+# Where each variable of an unrolled tile lies takes as long to write down as the tile takes to compile.
+$(BUILD)/obj/core/kernels/%.o: ALL_CFLAGS += $(if $(findstring clang,$(CC)),,-fno-var-tracking)
 
 # No parser in the kernels: a fuzzing build takes them as they are, which compiles in seconds instead of minutes.
 $(BUILD)/obj/core/kernels/%.o: override SANITIZE := $(if $(findstring fuzzer,$(SANITIZE)),,$(SANITIZE))
-# The thread sanitizer notes every vector that a kernel loads, which took most of its run.  The reference kernels, which
-# the tests of threads run in the same dispatches, keep it.
-$(foreach isa,avx2 avx512 vnni dpbf16 neon,$(BUILD)/obj/core/kernels/%_$(isa).o): override SANITIZE := $(if $(findstring fuzzer,$(SANITIZE)),,$(filter-out thread,$(SANITIZE)))
+# A sanitizer's look at every vector loaded took most of its run.  The thread sanitizer has it in the reference kernels,
+# which the tests of threads run in the same dispatches; the address sanitizer in all that unit and kernel tests run, but
+# not in the daemon, whose requests ask nothing of a kernel that those do not.
+VECTOR_SRC := $(foreach isa,avx2 avx512 vnni dpbf16 neon,$(wildcard core/kernels/*_$(isa).c))
+$(call obj,$(VECTOR_SRC)): override SANITIZE := $(if $(findstring fuzzer,$(SANITIZE)),,$(filter-out thread,$(SANITIZE)))
+PLAIN_KERNELS := $(if $(findstring address,$(SANITIZE)),$(VECTOR_SRC:%.c=$(BUILD)/obj/plain/%.o))
+$(BUILD)/obj/plain/%.o: override SANITIZE :=
 
+COMPILE = $(CC) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
 # `make deps test`: nothing is compiled before the packages are there.
 $(BUILD)/obj/%.o: %.c | $(filter deps,$(MAKECMDGOALS))
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+	$(COMPILE)
+$(BUILD)/obj/plain/%.o: %.c
+	@mkdir -p $(@D)
+	$(COMPILE)
 
 $(BUILD)/obj/server/api_openapi.o: server/openapi.json
 
@@ -100,10 +110,10 @@ $(BUILD)/libtest.a: $(call obj,$(LIB_SRC))
 	@mkdir -p $(@D)
 	rm -f $@ && ar rcs $@ $^
 
-# Server tests run on the fake engine (an object, so that it wins over the library); everything else on the real one.
+# Server tests run on the fake engine, everything else on the real one.  An object wins over its like in a library.
 $(BUILD)/llama4d-fake: $(call obj,server/main.c) $(call obj,$(FAKE_SRC)) $(BUILD)/libserver.a $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
-$(BUILD)/llama4d: $(call obj,server/main.c) $(BUILD)/libserver.a $(BUILD)/libcore.a
+$(BUILD)/llama4d: $(call obj,server/main.c) $(PLAIN_KERNELS) $(BUILD)/libserver.a $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
 $(BUILD)/golden: $(call obj,$(GOLDEN_SRC)) $(BUILD)/libtest.a $(BUILD)/libcore.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
@@ -137,9 +147,9 @@ test: all $(ARM64_BIN) ## build and run every test
 	BUILD=$(BUILD) tests/run.sh unit kernels arm64 golden http
 
 asan: ## unit and HTTP tests under the address and undefined-behaviour sanitizers
-	$(MAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g' STAGES='unit kernels http' sanitized
+	$(MAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined CFLAGS='-O1 -g1' STAGES='unit kernels http' sanitized
 tsan: ## unit and HTTP tests under the thread sanitizer
-	$(MAKE) BUILD=$(BUILD)/tsan SANITIZE=thread CFLAGS='-O1 -g' STAGES='unit http' sanitized
+	$(MAKE) BUILD=$(BUILD)/tsan SANITIZE=thread CFLAGS='-O1 -g1' STAGES='unit http' sanitized
 .PHONY: sanitized
 sanitized: $(BUILD)/llama4d $(BUILD)/llama4d-fake $(UNIT_BIN) $(KERNEL_BIN)
 	BUILD=$(BUILD) tests/run.sh $(STAGES)
@@ -147,7 +157,7 @@ sanitized: $(BUILD)/llama4d $(BUILD)/llama4d-fake $(UNIT_BIN) $(KERNEL_BIN)
 FUZZ_SECONDS ?= 10
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/bin/%,$(FUZZ_SRC))
 fuzz: ## run every fuzz target for FUZZ_SECONDS
-	$(MAKE) BUILD=$(BUILD)/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined CFLAGS='-O1 -g' fuzz-run
+	$(MAKE) BUILD=$(BUILD)/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined CFLAGS='-O1 -g1' fuzz-run
 .PHONY: fuzz-run
 fuzz-run: $(FUZZ_BIN)
 	BUILD=$(BUILD) FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(FUZZ_BIN)

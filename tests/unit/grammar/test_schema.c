@@ -108,7 +108,7 @@ static void integers(long low, long high) {
     char schema[160], text[32];
     snprintf(schema, sizeof schema, "{\"type\":\"integer\",\"minimum\":%ld,\"exclusiveMaximum\":%ld}", low, high + 1);
     struct l4_grammar *grammar = compile(schema);
-    for (long x = low - 13; x <= high + 13; x += SANITIZED ? 3 : 1) {
+    for (long x = low - 13; x <= high + 13; x += SANITIZED ? 13 : 1) {
         snprintf(text, sizeof text, "%ld", x);
         if (derive(grammar, text, strlen(text)) != (x >= low && x <= high))
             fail_msg("%s: %s\n%s", schema, text, grammar->text);

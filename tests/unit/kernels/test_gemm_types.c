@@ -13,6 +13,7 @@
 #include "core/format/gguf.h"
 #include "core/kernels/gemm.h"
 #include "tests/lib/random_data.h"
+#include "tests/lib/sanitized.h"
 
 enum { N = 83, K = 5 * 512, M = 13 }; /* ragged panels both ways */
 
@@ -69,7 +70,7 @@ static void test_block_types(void **state) {
     rng_fill(&rng, x, M * K, 1);
     rng_fill(&rng, bias, N, 1);
     assert_int_equal(gguf_open(&gguf, "tests/fixtures/gguf_types.gguf", NULL), 0);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    for (size_t i = 0; i < sizeof names / sizeof *names; i += SANITIZED ? 3 : 1)
         check_type(gguf_find_tensor(gguf, names[i], NULL), x, i % 2 ? bias : NULL);
     gguf_close(gguf);
 }
