@@ -218,11 +218,10 @@ static int steps(struct l4_bench *bench, const struct l4_bench_test *test, struc
     return 0;
 }
 
-/* OpenBLAS's threads go on looking for work for some 2^26 clock ticks after a product: not beside what is measured
- * next. */
+/* OpenBLAS's threads go on looking for work for some 100 ms after a product: not beside what is measured next. */
 static void let_openblas_sleep(const struct l4_bench *bench, const struct experts_backend *backend) {
     if (!backend->batch_invariant || bench->parts.exec.gemm != GEMM_OWN)
-        nanosleep(&(struct timespec){.tv_nsec = 50 * 1000 * 1000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = 120 * 1000 * 1000}, NULL);
 }
 
 int l4_bench_run(struct l4_bench *bench, const struct l4_bench_test *test, struct l4_bench_result *result,

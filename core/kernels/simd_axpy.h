@@ -16,8 +16,8 @@ enum {
     AXPY_VECTORS = WIDTH == 8 ? 2 : 4,
     AXPY_COLUMNS = AXPY_VECTORS * WIDTH,
     AXPY_BLOCK_ROWS = 512,
-    AXPY_BLOCK_COLUMNS = 512,
-    AXPY_BLOCK_K = 128,
+    AXPY_BLOCK_COLUMNS = 256,
+    AXPY_BLOCK_K = 256,
     AXPY_NARROW_COLUMNS = 128, /* up to here a few rows' sums stay in registers for all of K */
     NARROW_AHEAD_BYTES = 2048, /* fetched ahead there: keys and values come from memory, a few KiB in a run */
     AXPY_STREAM_K = 8,         /* rows of weights read side by side */
@@ -192,15 +192,18 @@ ALWAYS_INLINE void axpy_block(enum dtype type, const struct matrix *w, int64_t n
         for (int64_t j = n_begin; j < n_end; j += AXPY_COLUMNS)
             axpy_pack_w(type, weight_at(type, w->data, k * w->stride + j), w->stride, depth,
                         min_i64(n_end - j, AXPY_COLUMNS), w_packed + (j - n_begin) * depth);
-        struct fetch fetch = axpy_next_block(type, w, n_begin, n_end, n_limit, x, ldx, m, k);
+        struct fetch fetch = {0};
+        if (m <= FETCH_MAX_ROWS)
+            fetch = axpy_next_block(type, w, n_begin, n_end, n_limit, x, ldx, m, k);
         fetch_plan(&fetch, tiles.n * ((n_end - n_begin + AXPY_COLUMNS - 1) / AXPY_COLUMNS) *
                                ((depth + FETCH_STEPS - 1) / FETCH_STEPS));
-        for (int64_t tile = 0, row = 0; tile < tiles.n; tile++) {
-            const int64_t height = tiles.height + (tile < tiles.higher);
-            for (int64_t j = n_begin; j < n_end; j += AXPY_COLUMNS)
+        for (int64_t j = n_begin; j < n_end; j += AXPY_COLUMNS) {
+            for (int64_t tile = 0, row = 0; tile < tiles.n; tile++) {
+                const int64_t height = tiles.height + (tile < tiles.higher);
                 axpy_tile_of_height(height, w_packed + (j - n_begin) * depth, depth, x + row * ldx + k, ldx,
                                     y + row * ldy + j, ldy, min_i64(n_end - j, AXPY_COLUMNS), &fetch);
-            row += height;
+                row += height;
+            }
         }
     }
 }

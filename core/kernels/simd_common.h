@@ -48,7 +48,11 @@ ALWAYS_INLINE vf weight_load_some(enum dtype type, const void *p, int64_t n) {
 }
 
 /* ---- the next block's operands, fetched into the second-level cache while this block is computed ---- */
-enum { FETCH_LINE_BYTES = 64, FETCH_PIECE_BYTES = 4 * FETCH_LINE_BYTES };
+enum {
+    FETCH_LINE_BYTES = 64,
+    FETCH_PIECE_BYTES = 4 * FETCH_LINE_BYTES,
+    FETCH_MAX_ROWS = 128 /* of more, memory is no limit, and what is fetched drives out what is in use */
+};
 struct ahead {
     const char *row;
     int64_t row_bytes, stride_bytes; /* of each row, and from one to the next */

@@ -275,7 +275,9 @@ ALWAYS_INLINE void dot_block(enum dtype type, const struct matrix *w, int64_t n_
             dot_group(type, w, n_begin + g * DOT_COLUMNS, n_end, k, group);
             dot_pack(type, group, depth, packed + g * steps * DOT_SUMS);
         }
-        struct fetch fetch = dot_next_block(type, w, n_begin, n_end, n_limit, x, ldx, m, k);
+        struct fetch fetch = {0};
+        if (m <= FETCH_MAX_ROWS)
+            fetch = dot_next_block(type, w, n_begin, n_end, n_limit, x, ldx, m, k);
         fetch_plan(&fetch, tiles.n * groups * ((steps + FETCH_STEPS - 1) / FETCH_STEPS));
         struct dot_tile tile = {.ldx = ldx,
                                 .k = depth,

@@ -73,7 +73,7 @@ static double run(const struct candidate *candidate, struct pool *pool, const st
                 (blasint)task->ldy);
     const double seconds = now_s() - start;
     openblas_set_num_threads(1);
-    nanosleep(&(struct timespec){0, 40000000}, NULL); /* its threads spin for a while: not at the next one's cost */
+    nanosleep(&(struct timespec){0, 120000000}, NULL); /* its threads spin for a while: not at the next one's cost */
     return seconds;
 #else
     return INFINITY;
