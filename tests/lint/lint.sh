@@ -84,7 +84,7 @@ gate_warnings() { # both compilers, and for the warnings alone
 sanitized() { # SANITIZE DIR: built as `make asan` and `make tsan` build, warnings apart, it must end with a report
     local tmp
     tmp=$(mktemp -d)
-    if by_make "$tmp" "lint/${2##*/}" "SANITIZE=$1" WERROR= CFLAGS='-O1 -g'; then
+    if by_make "$tmp" "lint/${2##*/}" "SANITIZE=$1" WERROR= CFLAGS='-O1 -g1'; then
         timeout 60 "$tmp/lint/${2##*/}" >"$tmp/log" 2>&1 || ! grep -E 'Sanitizer|runtime error' "$tmp/log" >/dev/null ||
             echo "$2/sample.c: stopped"
     fi
@@ -118,6 +118,20 @@ gate_runner() { # tests/run.sh: programs that fail, crash, leave with a bad stat
     rm -rf "$tmp"
 }
 
+gate_ci() { # .ci/run: stages that fail, that count a failure, that crash behind a good count; no stages
+    local tmp sample
+    tmp=$(mktemp -d)
+    echo 'stage sound echo 1 passed, 0 failed' >"$tmp/sound"
+    for sample in "$tmp/sound" "$1"/*; do
+        if .ci/run "$sample" >"$tmp/log" 2>&1; then
+            continue
+        fi
+        [ "$sample" != "$tmp/sound" ] || break # what refuses everything is no gate
+        echo "$sample: refused"
+    done
+    rm -rf "$tmp"
+}
+
 passed=0 failed=0
 verdict() { # NAME OK
     if [ "$2" = 0 ]; then passed=$((passed + 1)) && echo "ok      $1"; else failed=$((failed + 1)) && echo "FAILED  $1"; fi
@@ -128,10 +142,10 @@ all_named() { # GATE TEXT: does the text name every file of the gate's known-bad
         grep -qF "${file#tests/lint/bad/"$1"/}" <<<"$2" || echo "$file"
     done
 }
-for gate in "${@:-includes core_is_quiet format headers hygiene warnings address undefined thread fuzzer runner}"; do
+for gate in "${@:-includes core_is_quiet format headers hygiene warnings address undefined thread fuzzer runner ci}"; do
     for g in $gate; do
         case $g in
-        warnings | address | undefined | thread | fuzzer | runner) ;;
+        warnings | address | undefined | thread | fuzzer | runner | ci) ;;
         *)
             found=$(gate_"$g" .)
             [ -z "$found" ] || echo "$found"
