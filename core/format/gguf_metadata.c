@@ -140,15 +140,15 @@ static const struct gguf_value *find_value(const struct gguf_reader *reader, con
 }
 
 void gguf_fail(struct gguf_reader *reader, const char *key, int code, const char *expected, ...) {
-    char want[200], found[JSON_SHOWN_BYTES];
+    char want[200], name[JSON_SHOWN_BYTES], found[JSON_SHOWN_BYTES];
     if (reader->rc != 0)
         return;
     va_list args;
     va_start(args, expected);
     vsnprintf(want, sizeof want, expected, args);
     va_end(args);
-    reader->rc = l4_err_set(reader->err, code, "%s: %s: expected %s, found %s", reader->gguf->parts[0].path, key, want,
-                            show_value(found, find_value(reader, key)));
+    reader->rc = l4_err_set(reader->err, code, "%s: %s: expected %s, found %s", reader->gguf->parts[0].path,
+                            json_show_text(name, key), want, show_value(found, find_value(reader, key)));
 }
 
 /* The value, or NULL where it is absent (an error if required) or after an error. */
