@@ -150,6 +150,8 @@ void codec_body_free(struct codec_body *body) {
 
 const cJSON *codec_get(const cJSON *object, const char *name) {
     const cJSON *found = NULL, *member;
+    if (!cJSON_IsObject(object))
+        return NULL;
     cJSON_ArrayForEach(member, object) if (strcmp(member->string, name) == 0) found = member;
     return found && !cJSON_IsNull(found) ? found : NULL;
 }

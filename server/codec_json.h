@@ -41,7 +41,8 @@ struct codec_body {
 int codec_body_parse(struct codec_body *body, const char *text, size_t len_bytes, struct codec_err *err) L4_MUST_CHECK;
 void codec_body_free(struct codec_body *body); /* all zero is allowed */
 
-/* The last member of that name, NULL if there is none or it is null. */
+/* The last member of that name, NULL if there is none, it is null, or `object` is no object (an array's items have no
+ * name). */
 const cJSON *codec_get(const cJSON *object, const char *name);
 
 /* Typed fields: absent leaves *out as it is.  Errors name the field, what it must be and what it was. */

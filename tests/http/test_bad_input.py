@@ -1,6 +1,8 @@
 """Requests that must be refused: a 400 that names the field, and a daemon that goes on as if nothing had been."""
 
+import copy
 import json
+import pathlib
 
 import pytest
 
@@ -205,6 +207,36 @@ def test_long_runs(demo, path, text):
     if response.status_code == 400:
         assert response.json()["error"]["code"] == "context_length_exceeded"
     assert demo.get("/health").status_code == 200
+
+
+SEEDS = pathlib.Path(__file__).parent.parent / "fuzz/seeds/request"
+ENDPOINTS = {"chat": CHAT, "completions": COMPLETIONS, "embeddings": "/v1/embeddings", "messages": "/v1/messages",
+             "responses": RESPONSES, "tokenize": "/tokenize"}
+
+
+def places(value, place=()):
+    """The place of every value inside, outermost first."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield place + (key,)
+        yield from places(value[key], place + (key,))
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_every_kind_of_value_in_every_place(fake, name):
+    """Answered or refused, whatever a client put where."""
+    body = dict(json.loads((SEEDS / (name + ".json")).read_text()), model="fake")
+    assert fake.post(ENDPOINTS[name], body).status_code == 200
+    for place in places(body):
+        for value in (None, True, -1, "x", [], {}, [None], ["x"], [[0]], [{}], {"type": "text"}, {"x": [{}]}):
+            sent = copy.deepcopy(body)
+            inner = sent
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = value
+            response = fake.post(ENDPOINTS[name], sent)
+            assert response.status_code in (200, 400, 404), (place, value, response.status_code)
+            if response.status_code != 200:
+                assert len(response.json()["error"]["message"]) > 10, (place, value)
 
 
 def test_too_many_choices(fake):

@@ -113,6 +113,18 @@ static void test_last_of_equal_keys_counts_and_null_is_absent(void **state) {
     codec_body_free(&body);
 }
 
+static void test_what_is_no_object_has_no_members(void **state) {
+    (void)state;
+    const char *text = "{\"list\":[1,[2],{\"a\":3}],\"string\":\"a\"}";
+    struct codec_body body;
+    struct codec_err err;
+    assert_int_equal(codec_body_parse(&body, text, strlen(text), &err), 0);
+    assert_null(codec_get(codec_get(body.root, "list"), "a"));
+    assert_null(codec_get(codec_get(body.root, "string"), "a"));
+    assert_null(codec_get(NULL, "a"));
+    codec_body_free(&body);
+}
+
 static void test_typed_fields(void **state) {
     (void)state;
     const char *text = "{\"half\":0.5,\"huge\":1e999,\"two\":2.0,\"text\":\"t\",\"yes\":true,\"list\":[],\"map\":{}}";
@@ -253,6 +265,7 @@ int main(void) {
         cmocka_unit_test(test_depth_and_number_of_values_are_bounded),
         cmocka_unit_test(test_depth_just_allowed),
         cmocka_unit_test(test_last_of_equal_keys_counts_and_null_is_absent),
+        cmocka_unit_test(test_what_is_no_object_has_no_members),
         cmocka_unit_test(test_typed_fields),
         cmocka_unit_test(test_slices_are_the_clients_own_text),
         cmocka_unit_test(test_parameter_paths),

@@ -324,6 +324,7 @@ static void test_bad_messages_are_named(void **state) {
         {"\"Hi\"", "messages"},
         {"[]", "messages"},
         {"[\"Hi\"]", "messages[0]"},
+        {"[[0, 2], [3]]", "messages[0]"},
         {"[{\"content\":\"x\"}]", "messages[0].role"},
         {"[{\"role\":\"tool\",\"content\":\"x\"}]", "messages[0].role"},
         {"[{\"role\":5,\"content\":\"x\"}]", "messages[0].role"},
