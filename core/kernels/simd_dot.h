@@ -19,9 +19,12 @@ enum {
     DOT_ROWS = WIDTH == 8 ? 3 : 6,
     DOT_VECTORS = 4,
     DOT_COLUMNS = DOT_VECTORS * QUADS,
+    /* Storing partial sums between two blocks of K takes as long as 13 elements of K.  A wide tile reads so little of x
+     * for its work that it may come from the last cache: one group of columns at a time, and many K.  A narrow one
+     * wants x in the second-level cache, and uses it for several groups. */
     DOT_BLOCK_ROWS = 192,
-    DOT_BLOCK_COLUMNS = 64,
-    DOT_BLOCK_K = 384,
+    DOT_BLOCK_COLUMNS = WIDTH == 16 ? DOT_COLUMNS : 64,
+    DOT_BLOCK_K = WIDTH == 16 ? 2048 : 384,
     DOT_SUMS = DOT_VECTORS * WIDTH /* floats that hold the partial sums of one row by DOT_COLUMNS */
 };
 _Static_assert((int)DOT_VECTORS == (int)PARTIALS, "the sums of a row of a tile are one vector");
@@ -287,7 +290,7 @@ ALWAYS_INLINE void dot_block(enum dtype type, const struct matrix *w, int64_t n_
                                 .ldy = ldy,
                                 .accumulate = accumulate,
                                 .fetch = &fetch};
-        for (int64_t g = 0; g < groups; g++) { /* a group's weights stay in the first-level cache for all rows */
+        for (int64_t g = 0; g < groups; g++) { /* a group's weights stay in the nearest cache for all rows */
             const int64_t j = n_begin + g * DOT_COLUMNS;
             tile.w = packed + g * steps * DOT_SUMS;
             tile.columns = min_i64(n_end - j, DOT_COLUMNS);

@@ -116,15 +116,15 @@ static void test_gemm(const struct kernels *kernels) {
         for (int layout = 0; layout < MATRIX_N_ROW_LAYOUTS; layout++) {
             gemm_fn *gemm = kernels->gemm[type][layout];
             for (int i = 0; i < shapes; i++) {
-                const bool deep = i % 8 == 0; /* beyond one block of K */
+                const bool deep = i % 8 == 0, deeper = i % 16 == 9; /* beyond one block of K, the largest too */
                 const int64_t m = rng_in(0, i % 4 ? 13 : 70), n = rng_in(1, i % 4 ? 40 : 150);
-                const int64_t k = deep ? rng_in(500, 1100) : rng_in(0, 130);
+                const int64_t k = deep ? rng_in(500, 1100) : deeper ? rng_in(2049, 4200) : rng_in(0, 130);
                 check(gemm_is_right(gemm, type, layout, m, n, k),
                       "%s gemm %s %s m=%lld n=%lld k=%lld: not within rounding of double precision", kernels->name,
                       dtype_name((enum dtype)type), LAYOUTS[layout], (long long)m, (long long)n, (long long)k);
             }
-            const int64_t sizes[][3] = {{21, 37, 61},  {70, 70, 129},  {13, 300, 33}, {97, 21, 80},
-                                        {30, 65, 515}, {19, 67, 1031}, {200, 9, 40},  {8, 1, 16}};
+            const int64_t sizes[][3] = {{21, 37, 61},   {70, 70, 129}, {13, 300, 33}, {97, 21, 80}, {30, 65, 515},
+                                        {19, 67, 1031}, {200, 9, 40},  {8, 1, 16},    {8, 20, 4301}};
             const size_t n_sizes = sizeof sizes / sizeof *sizes;
             for (size_t i = 0; i < 2 * n_sizes; i++) {
                 const int64_t *s = sizes[i / 2];
