@@ -19,8 +19,8 @@ enum {
     DOT_ROWS = WIDTH == 8 ? 3 : 6,
     DOT_VECTORS = 4,
     DOT_COLUMNS = DOT_VECTORS * QUADS,
-    /* Storing partial sums between two blocks of K takes as long as 13 elements of K.  A wide tile reads so little of x
-     * for its work that it may come from the last cache: one group of columns at a time, and many K.  A narrow one
+    /* Storing partial sums between two blocks of K takes as long as some 13 elements of K.  A wide tile reads so little
+     * of x for its work that it may come from the last cache: one group of columns at a time, and many K.  A narrow one
      * wants x in the second-level cache, and uses it for several groups. */
     DOT_BLOCK_ROWS = 192,
     DOT_BLOCK_COLUMNS = WIDTH == 16 ? DOT_COLUMNS : 64,
@@ -290,7 +290,7 @@ ALWAYS_INLINE void dot_block(enum dtype type, const struct matrix *w, int64_t n_
                                 .ldy = ldy,
                                 .accumulate = accumulate,
                                 .fetch = &fetch};
-        for (int64_t g = 0; g < groups; g++) { /* a group's weights stay in the nearest cache for all rows */
+        for (int64_t g = 0; g < groups; g++) { /* a group's weights stay cached for all rows */
             const int64_t j = n_begin + g * DOT_COLUMNS;
             tile.w = packed + g * steps * DOT_SUMS;
             tile.columns = min_i64(n_end - j, DOT_COLUMNS);

@@ -8,6 +8,8 @@ from conftest import ROOT
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
+EMBEDDINGS = "/v1/embeddings"
 
 with open(os.path.join(ROOT, "tests/fixtures/demo.golden.json"), encoding="utf-8") as f:
     GOLDEN = json.load(f)

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from api import CHAT, COMPLETIONS, RESPONSES, refused, user, whole
+from api import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, refused, user, whole
 
 BASE = {COMPLETIONS: {"prompt": "Hi"}, CHAT: {"messages": user("Hi")}, RESPONSES: {"input": "Hi"}}
 LIMIT = {COMPLETIONS: "max_tokens", CHAT: "max_tokens", RESPONSES: "max_output_tokens"}
@@ -210,8 +210,10 @@ def test_long_runs(demo, path, text):
 
 
 SEEDS = pathlib.Path(__file__).parent.parent / "fuzz/seeds/request"
-ENDPOINTS = {"chat": CHAT, "completions": COMPLETIONS, "embeddings": "/v1/embeddings", "messages": "/v1/messages",
-             "responses": RESPONSES, "tokenize": "/tokenize"}
+SEED_OF = {  # every endpoint that takes a body
+    COMPLETIONS: "completions", CHAT: "chat", "/apply-template": "chat", RESPONSES: "responses", MESSAGES: "messages",
+    MESSAGES + "/count_tokens": "messages", EMBEDDINGS: "embeddings", "/tokenize": "tokenize", "/detokenize": "tokenize",
+}
 
 
 def places(value, place=()):
@@ -221,11 +223,11 @@ def places(value, place=()):
         yield from places(value[key], place + (key,))
 
 
-@pytest.mark.parametrize("name", ENDPOINTS)
-def test_every_kind_of_value_in_every_place(fake, name):
+@pytest.mark.parametrize("path", SEED_OF)
+def test_every_kind_of_value_in_every_place(fake, path):
     """Answered or refused, whatever a client put where."""
-    body = dict(json.loads((SEEDS / (name + ".json")).read_text()), model="fake")
-    assert fake.post(ENDPOINTS[name], body).status_code == 200
+    body = dict(json.loads((SEEDS / (SEED_OF[path] + ".json")).read_text()), model="fake")
+    assert fake.post(path, body).status_code == 200
     for place in places(body):
         for value in (None, True, -1, "x", [], {}, [None], ["x"], [[0]], [{}], {"type": "text"}, {"x": [{}]}):
             sent = copy.deepcopy(body)
@@ -233,7 +235,7 @@ def test_every_kind_of_value_in_every_place(fake, name):
             for key in place[:-1]:
                 inner = inner[key]
             inner[place[-1]] = value
-            response = fake.post(ENDPOINTS[name], sent)
+            response = fake.post(path, sent)
             assert response.status_code in (200, 400, 404), (place, value, response.status_code)
             if response.status_code != 200:
                 assert len(response.json()["error"]["message"]) > 10, (place, value)

@@ -8,10 +8,8 @@ import threading
 
 import pytest
 
-from api import COMPLETIONS, refused, whole
+from api import COMPLETIONS, EMBEDDINGS, refused, whole
 from conftest import is_error, wait_until
-
-EMBEDDINGS = "/v1/embeddings"
 
 
 def embed(daemon, **body):

@@ -6,10 +6,9 @@ import re
 
 import pytest
 
-from api import CHAT, GOLDEN, user, whole
+from api import CHAT, GOLDEN, MESSAGES, user, whole
 from conftest import PATIENCE_S
 
-MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
 PARIS = user("What is the capital of France?")
 STORY = user("Tell me a story about a lamb named Ben.")
